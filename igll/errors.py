@@ -1,0 +1,23 @@
+"""The one exception that means: the user's input, not our code, has to change."""
+
+from __future__ import annotations
+
+_WORKER_TRACEBACK = "Original Traceback"
+
+
+class InputError(Exception):
+    """Bad input: a file, a key or an argument that cannot be used.
+
+    The message is one line that names the file or key, says what is wrong and what to do.
+    Entry points print it without a traceback and exit with code 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker hands its exception on as a printed traceback; the last line is the message.
+        if _WORKER_TRACEBACK in message:
+            message = message.strip().splitlines()[-1].split("InputError: ", 1)[-1]
+        super().__init__(message)
+
+
+class NumericsError(RuntimeError):
+    """A loss or gradient stopped being finite; raised before the weights are touched."""
