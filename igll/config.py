@@ -1,0 +1,314 @@
+"""The one typed schema behind every YAML file and every ``key.sub=value`` override."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from igll.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+def _ratio_range(value: list[float]) -> list[float]:
+    if len(value) != 2 or value[0] > value[1]:
+        raise ValueError("a range is two numbers, the smaller first")
+    return value
+
+
+def _device_name(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("use auto, cpu, cuda or a numbered device such as cuda:1")
+    return value
+
+
+Ratio = Annotated[float, Field(gt=0, le=0.95)]
+RatioRange = Annotated[list[Ratio], AfterValidator(_ratio_range)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The generator."""
+
+    name: Literal["igll"] = "igll"
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 32
+    image_channels: Annotated[int, Field(ge=1, le=64)] = 3
+    structure_prior: Literal["oracle", "learned", "reference", "none"] = "oracle"
+    prefill: Literal["none", "mean", "pyramid"] = "none"
+    residual: bool = False
+    heads: Annotated[int, Field(ge=1, le=16)] = 1
+    position: bool = True
+    position_grid: Annotated[int, Field(ge=1, le=1024)] = 64
+    select: Literal["softmax", "best"] = "softmax"
+
+
+class DiscriminatorConfig(Section):
+    """The global and local discriminator."""
+
+    width: Annotated[int, Field(ge=4, le=256)] = 64
+    norm: Literal["none", "batch", "spectral"] = "spectral"
+    edge: bool = True
+    steps: Annotated[int, Field(ge=1, le=20)] = 1
+
+
+class EdgeConfig(Section):
+    """The detector that makes edge maps of ground truth and reference images."""
+
+    detector: Literal["pidinet", "pidinet_small", "pidinet_tiny", "sobel"] = "pidinet"
+    weights: str | None = None
+    cache: str | None = None
+
+
+class DataConfig(Section):
+    """Which images."""
+
+    name: Literal["aid", "rice1", "rice2", "clearview", "folder", "synthetic"] = "aid"
+    root: str | None = None
+    val_root: str | None = None
+    reference_root: str | None = None
+    use: Literal["label", "pairs"] = "label"
+    noise: Literal["salt_pepper", "slc_off", "cloud"] = "cloud"
+    crop_size: Annotated[int, Field(ge=16, le=4096)] = 256
+    test_crop: Literal["paper", "center"] = "paper"
+    augment: bool = True
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    synthetic_images: Annotated[int, Field(ge=5, le=100_000)] = 160
+    limit: Positive | None = None
+    test_limit: Positive | None = None
+    workers: Annotated[int, Field(ge=0, le=128)] = 2
+
+
+class MaskConfig(Section):
+    """Which holes."""
+
+    kind: Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper", "files"] = "square"
+    ratio: Ratio | RatioRange = 0.25
+    placement: Literal["paper", "center", "random"] = "paper"
+    root: str | None = None
+    hole: Literal["white", "black"] = "white"
+
+
+class LossConfig(Section):
+    """Weights of the losses; 0 switches one off."""
+
+    local: Weight = 1.0
+    pixel: Weight = 1.0
+    perceptual: Weight = 1.0
+    style: Weight = 5.0
+    adversarial: Weight = 0.03
+    svd: Weight = 1.0
+    svd_discriminator: bool = True
+    svd_leading: Annotated[int, Field(ge=1, le=256)] = 16
+    svd_patch: Annotated[int, Field(ge=0)] = 0
+    svd_normalise: bool = False
+    edge: Weight = 1.0
+    backbone: Literal["vgg19", "vgg16"] = "vgg19"
+    vgg_weights: str | None = None
+    vgg_normalisation: Literal["auto", "imagenet", "caffe"] = "auto"
+    feature_scale: Literal["none", "unit"] = "none"
+    self_guided: Weight = 0.0
+    alignment: Weight = 0.0
+    feature_matching: Weight = 0.0
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    batch_size: Positive = 6
+    epochs: Positive = 40
+    max_steps: Positive | None = None
+    lr: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    discriminator_lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
+        0.5,
+        0.9,
+    ]
+    schedule: Literal["steps", "cosine", "constant"] = "steps"
+    lr_milestones: list[Positive] = [2_000, 40_000]
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    clip_gradient: Weight = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    amp: bool = True
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    log_every: Positive = 20
+    sheet_every: Positive = 1_000
+    eval_every: Positive = 1_000
+    eval_images: Positive = 64
+    checkpoint_every: Positive = 1_000
+
+
+class EvalConfig(Section):
+    """The evaluation."""
+
+    batch_size: Positive = 8
+    weights: Literal["ema", "raw"] = "ema"
+    metrics: list[Literal["psnr", "psnr_hole", "l1_hole", "ssim", "ms_ssim", "lpips", "fid", "kid"]] = [
+        "psnr", "psnr_hole", "ssim", "ms_ssim", "lpips", "fid", "kid",
+    ]  # fmt: skip
+    lpips_net: Literal["alex", "vgg", "squeeze"] = "alex"
+    floors: list[Literal["mean_of_known", "fill_nodata"]] = ["mean_of_known"]
+    pictures: Annotated[int, Field(ge=0, le=64)] = 8
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: Annotated[str, AfterValidator(_device_name)] = "auto"
+    allow_download: bool = False
+    model: ModelConfig = ModelConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    edges: EdgeConfig = EdgeConfig()
+    data: DataConfig = DataConfig()
+    mask: MaskConfig = MaskConfig()
+    losses: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``key.sub=value`` overrides and check everything.
+
+    Args:
+        path: YAML file; keys that it leaves out keep their defaults.
+        overrides: Strings such as ``"train.batch_size=4"``; the value is read as YAML.
+
+    Raises:
+        InputError: One line with the key, what is wrong, the nearest valid name and the file.
+    """
+    source = str(path)
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{source}: cannot read the config: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not a text file; a config is YAML") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{source}: a config is a mapping of keys to values, such as 'model:' or 'train:'")
+    return build_config(loaded, overrides, source)
+
+
+def build_config(values: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+    """Check a nested mapping, with overrides applied, and return the typed configuration.
+
+    Args:
+        values: Nested mapping as read from YAML or from a checkpoint.
+        overrides: ``key.sub=value`` strings.
+        source: What error messages call the origin of ``values``.
+
+    Raises:
+        InputError: As :func:`load_config`.
+    """
+    merged: dict[str, Any] = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in values.items()
+    }
+    overridden = {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        overridden[key] = override
+        _assign(merged, key, value)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(_describe(_first_mistake(error), overridden, source)) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration, every key included, as YAML that :func:`load_config` reads."""
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False)
+    path.write_text("# Resolved configuration of this run, every key spelled out.\n" + text, encoding="utf-8")
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"'{override}': an override is written key.sub=value, such as train.batch_size=4")
+    try:
+        return key.strip(), yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"'{override}': the value is not valid YAML; quote it") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            inner = values[section] = {}
+        values = inner
+    values[last] = value
+
+
+def _first_mistake(error: ValidationError) -> Any:
+    """The first key that is wrong; where it may be a number or a list, what is wrong with the form it has."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    forms = [detail for detail in details if detail["loc"][:2] == first["loc"][:2]]
+    return forms[-1] if isinstance(first["input"], list) else first
+
+
+def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
+    """One line for the first thing that pydantic found wrong."""
+    names = [str(part) for part in detail["loc"]]
+    section: type[Section] = Config
+    known: list[str] = []
+    for name in names:
+        known.append(name)
+        field = section.model_fields.get(name)
+        if field is None:
+            break
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            section = field.annotation
+        else:
+            break
+    key = ".".join(known)
+    origin = next(
+        (f"'{text}'" for name, text in overridden.items() if name == key or name.startswith(f"{key}.")),
+        source,
+    )
+    if detail["type"] == "extra_forbidden":
+        near = _nearest(key)
+        hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(section.model_fields)}"
+        return f"{origin}: unknown key '{key}'; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "model_type":
+        message = f"is a section; its keys are {', '.join(all_keys(section))}"
+    return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {detail['input']!r})"
+
+
+def all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
+    """Every settable key, dotted."""
+    keys = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            keys += all_keys(annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _nearest(key: str) -> str | None:
+    """The valid key closest to a misspelt one: by full name, then by last part, then among section names."""
+    keys = all_keys()
+    match = difflib.get_close_matches(key, [*keys, *Config.model_fields], n=1, cutoff=0.7)
+    if match:
+        return match[0]
+    by_last = {name.rpartition(".")[2]: name for name in reversed(keys)}
+    match = difflib.get_close_matches(key.rpartition(".")[2], list(by_last), n=1, cutoff=0.7)
+    return by_last[match[0]] if match else None
