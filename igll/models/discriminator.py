@@ -1,0 +1,136 @@
+"""Edge-conditioned global and local discriminator (section 3.3, equation 5)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["none", "batch", "spectral"]
+
+
+class Rectangle(NamedTuple):
+    """A rectangular hole: top row, left column and size in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Judgement(NamedTuple):
+    """One pass through the discriminator.
+
+    Attributes:
+        logits_B1: Score before the sigmoid; high = real.
+        features: Activations of every convolution, for feature matching.
+    """
+
+    logits_B1: Tensor
+    features: list[Tensor]
+
+
+class StridedNet(nn.Module):
+    """Stride-2 5 × 5 convolutions down to a vector of 512 features, for any input size.
+
+    Args:
+        in_channels: Image + edge channels.
+        width: Channels of the first convolution; they double up to 8 × width.
+        depth: Number of convolutions (six for the whole image, five for the hole).
+        norm: Normalisation after all but the first convolution.
+    """
+
+    GRID = 4  # 256 / 2**6 and 128 / 2**5: other sizes are averaged to this grid
+
+    def __init__(self, in_channels: int, width: int, depth: int, norm: Norm) -> None:
+        super().__init__()
+        sizes = [in_channels] + [min(2**level, 8) * width for level in range(depth)]
+        self.layers = nn.ModuleList()
+        for level in range(depth):
+            convolution: nn.Module = nn.Conv2d(sizes[level], sizes[level + 1], 5, 2, 2)
+            if norm == "spectral":
+                convolution = nn.utils.parametrizations.spectral_norm(convolution)
+            middle = nn.BatchNorm2d(sizes[level + 1]) if norm == "batch" and level else nn.Identity()
+            self.layers.append(nn.Sequential(convolution, middle, nn.LeakyReLU(0.2)))
+        self.project = nn.Linear(sizes[-1] * self.GRID**2, 512)
+
+    def forward(self, input_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return vector_BF and the activations of every layer."""
+        activations = []
+        for layer in self.layers:
+            input_BCHW = layer(input_BCHW)
+            activations.append(input_BCHW)
+        grid = F.adaptive_avg_pool2d(input_BCHW, self.GRID)
+        return F.leaky_relu(self.project(grid.flatten(1)), 0.2), activations
+
+
+class Discriminator(nn.Module):
+    """Judges image and edge together: the whole frame, and the hole.
+
+    Args:
+        image_channels: Channels of the image.
+        width: Channels of the first convolution (64 gives 512 at the end).
+        norm: ``none``, ``batch`` or ``spectral``.
+        edge: Whether an edge map is concatenated (the conditional y of equation 5).
+    """
+
+    def __init__(
+        self, image_channels: int = 3, width: int = 64, norm: Norm = "spectral", edge: bool = True
+    ) -> None:
+        super().__init__()
+        in_channels = image_channels + edge
+        self.whole = StridedNet(in_channels, width, depth=6, norm=norm)
+        self.local = StridedNet(in_channels, width, depth=5, norm=norm)
+        self.judge = nn.Linear(1024, 1)
+
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        rectangles: list[Rectangle] | None = None,
+    ) -> Judgement:
+        """Judge images.
+
+        Args:
+            image_BCHW: Real images or composites in [-1, 1].
+            edge_B1HW: Edge map in [0, 1], if the discriminator is conditioned on edges.
+            rectangles: Each image's hole where all holes are rectangles of one size; the local net
+                sees those. Without them it sees the whole image, as irregular holes ask for.
+        """
+        frame = (
+            image_BCHW if edge_B1HW is None else torch.cat([image_BCHW, edge_B1HW.to(image_BCHW.dtype)], 1)
+        )
+        hole = frame
+        if rectangles is not None:
+            hole = torch.stack(
+                [
+                    sample[:, box.top : box.top + box.height, box.left : box.left + box.width]
+                    for sample, box in zip(frame, rectangles, strict=True)
+                ]
+            )
+        whole_BF, whole_activations = self.whole(frame)
+        local_BF, local_activations = self.local(hole)
+        return Judgement(
+            self.judge(torch.cat([whole_BF, local_BF], 1)), whole_activations + local_activations
+        )
+
+
+def hole_rectangles(mask_B1HW: Tensor) -> list[Rectangle] | None:
+    """Each mask's hole, if every hole is one full rectangle and all have the same size; else None.
+
+    Works on the host: call it with the loader's mask, before the copy to the device.
+    """
+    boxes: list[Rectangle] = []
+    for mask_HW in mask_B1HW[:, 0] > 0.5:
+        rows, columns = mask_HW.any(1).nonzero()[:, 0], mask_HW.any(0).nonzero()[:, 0]
+        if len(rows) == 0:
+            return None
+        box = Rectangle(
+            int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+        )
+        if int(mask_HW.sum()) != box.height * box.width or (boxes and box[2:] != boxes[0][2:]):
+            return None
+        boxes.append(box)
+    return boxes

@@ -1,0 +1,180 @@
+"""The IGLL generator: PIRN, then PERN (sections 3.2 to 3.5)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from igll.models.attention import GlobalAttention
+from igll.models.edges import LearnedEdges
+from igll.models.layers import (
+    AttentionBranch,
+    Decoder,
+    FeatureBranch,
+    composite,
+    hole_on_grid,
+    pad_to_stride,
+    prefill_mean,
+    prefill_pyramid,
+)
+from igll.models.similarity import FlexibleFeatureSimilarity
+
+StructurePrior = Literal["oracle", "learned", "reference", "none"]
+Prefill = Literal["none", "mean", "pyramid"]
+
+
+class GeneratorOutput(NamedTuple):
+    """What one pass through the generator gives.
+
+    Attributes:
+        pixel_BCHW: PIRN's composite in [-1, 1].
+        perception_BCHW: PERN's composite in [-1, 1]: the result.
+        edge_logits_B1HW: Completed edges before the sigmoid with prior ``learned``, else None.
+    """
+
+    pixel_BCHW: Tensor
+    perception_BCHW: Tensor
+    edge_logits_B1HW: Tensor | None
+
+
+class ReconstructionNet(nn.Module):
+    """Two encoder branches and a decoder; PIRN and PERN differ in the attention module alone.
+
+    Args:
+        in_channels: Image + edge (if any) + mask channels.
+        out_channels: Image channels.
+        width: Base width c.
+        attention: GAM or FFSM on 4 × width channels.
+        residual: Predict a correction to the input image instead of the image; the last convolution
+            then starts at zero, so that training starts from the input.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, width: int, attention: nn.Module, residual: bool
+    ) -> None:
+        super().__init__()
+        self.feature_branch = FeatureBranch(in_channels, width)
+        self.attention_branch = AttentionBranch(in_channels, width, attention)
+        self.decoder = Decoder(width, out_channels)
+        self.residual = residual
+        if residual:
+            last = self.decoder[-1]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None  # noqa: S101  (narrows for the type checker)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+        """Return the prediction_BCHW in [-1, 1] for the whole frame.
+
+        Args:
+            image_BCHW: Image whose hole holds the net's starting point.
+            prior_BCHW: Edge (if any) and mask channels.
+            hole_B1HW: The hole on the feature grid, bool.
+        """
+        input_BCHW = torch.cat([image_BCHW, prior_BCHW.to(image_BCHW.dtype)], 1)
+        features = [self.feature_branch(input_BCHW), self.attention_branch(input_BCHW, hole_B1HW)]
+        output_BCHW = self.decoder(torch.cat(features, 1)).to(image_BCHW.dtype)
+        return (image_BCHW + output_BCHW if self.residual else output_BCHW).clamp(-1.0, 1.0)
+
+
+class Generator(nn.Module):
+    """PIRN → composite → PERN → composite, guided by a structure prior.
+
+    Args:
+        image_channels: Channels of the image, any number.
+        width: Base width c (32 in the paper).
+        structure_prior: ``oracle`` and ``reference`` take an edge map as input; ``learned`` completes
+            its own from image and mask; ``none`` has no edge channel.
+        prefill: What stands in the hole at the input: ``none`` (zeros), ``mean`` or ``pyramid``.
+        residual: Both nets predict a correction to their input.
+        heads: Attention heads of GAM and FFSM.
+        position: Learned positions in GAM and FFSM.
+        position_grid: Side of the grid on which positions are learned.
+        select: How FFSM chooses patches, ``softmax`` or ``best``.
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 3,
+        width: int = 32,
+        structure_prior: StructurePrior = "oracle",
+        prefill: Prefill = "none",
+        residual: bool = False,
+        heads: int = 1,
+        position: bool = True,
+        position_grid: int = 64,
+        select: Literal["softmax", "best"] = "softmax",
+    ) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.structure_prior = structure_prior
+        self.prefill = prefill
+        in_channels = image_channels + 1 + (structure_prior != "none")
+        gam = GlobalAttention(4 * width, heads, position, position_grid)
+        ffsm = FlexibleFeatureSimilarity(4 * width, heads, position, position_grid, select)
+        self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
+        self.pirn = ReconstructionNet(in_channels, image_channels, width, gam, residual)
+        self.pern = ReconstructionNet(in_channels, image_channels, width, ffsm, residual)
+
+    def forward(
+        self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Fill the hole; see :meth:`fill` for the arguments.
+
+        Returns:
+            PIRN's and PERN's composites, both in [-1, 1] and equal to the input outside the hole.
+        """
+        output = self.fill(image_BCHW, mask_B1HW, edge_B1HW)
+        return output.pixel_BCHW, output.perception_BCHW
+
+    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+        """Fill the hole and return every intermediate that a loss needs.
+
+        Args:
+            image_BCHW: Image in [-1, 1], any H × W; the content of the hole is ignored, NaN included.
+            mask_B1HW: 1 = missing.
+            edge_B1HW: Edge map in [0, 1], for the priors ``oracle`` and ``reference`` alone.
+
+        Raises:
+            ValueError: If an edge map is missing, or given to a prior that must not see one.
+        """
+        self._check(image_BCHW, mask_B1HW, edge_B1HW)
+        height, width = image_BCHW.shape[-2:]
+        mask = pad_to_stride(mask_B1HW.to(image_BCHW.dtype))
+        image = pad_to_stride(torch.where(mask_B1HW > 0.5, 0.0, image_BCHW))
+        hole = hole_on_grid(mask)
+        start = self._prefilled(image, mask)
+        prior, edge_logits = [mask], None
+        if self.edges is not None:
+            edge_logits = self.edges(start, mask)
+            prior.insert(0, edge_logits.sigmoid())
+        elif edge_B1HW is not None:
+            prior.insert(0, pad_to_stride(edge_B1HW))
+        prior_BCHW = torch.cat([channel.to(image.dtype) for channel in prior], 1)
+        pixel = composite(self.pirn(start, prior_BCHW, hole), image, mask)
+        perception = composite(self.pern(pixel, prior_BCHW, hole), image, mask)
+        crop = (..., slice(height), slice(width))
+        return GeneratorOutput(
+            pixel[crop], perception[crop], None if edge_logits is None else edge_logits[crop]
+        )
+
+    def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """The image with the net's starting point in its hole, where zeros stand before."""
+        if self.prefill == "pyramid":
+            return prefill_pyramid(image_BCHW, mask_B1HW)
+        return prefill_mean(image_BCHW, mask_B1HW) if self.prefill == "mean" else image_BCHW
+
+    def _check(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None) -> None:
+        """Refuse what would fail later, and edges of the ground truth where a model must not see them."""
+        batch, channels, height, width = image_BCHW.shape
+        if channels != self.image_channels:
+            raise ValueError(f"the image has {channels} channels, this generator takes {self.image_channels}")
+        if mask_B1HW.shape != (batch, 1, height, width):
+            raise ValueError(f"mask {tuple(mask_B1HW.shape)} does not fit image {tuple(image_BCHW.shape)}")
+        needs_edge = self.structure_prior in ("oracle", "reference")
+        if needs_edge and edge_B1HW is None:
+            raise ValueError(f"structure prior '{self.structure_prior}' needs an edge map")
+        if not needs_edge and edge_B1HW is not None:
+            raise ValueError(f"structure prior '{self.structure_prior}' takes no edge map from outside")

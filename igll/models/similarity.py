@@ -1,0 +1,185 @@
+"""Flexible feature similarity module, FFSM (section 3.5)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from igll.models.attention import GlobalAttention
+from igll.models.tokens import Packed, pack, to_feature, to_tokens
+
+# Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
+OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+SCORE_BUDGET = 64 * 1024 * 1024  # entries of the score matrix held at once when no gradient is needed
+
+
+class ChannelGate(nn.Module):
+    """Channel attention that re-weights the background features used as kernels.
+
+    Squeeze-and-excitation (Hu et al. 2018) whose average runs over known tokens only.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.gate = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
+        )
+
+    def forward(self, tokens_BNC: Tensor, hole_BN: Tensor) -> Tensor:
+        """Return tokens_BNC scaled channel by channel."""
+        known_BN1 = (~hole_BN)[..., None].to(tokens_BNC.dtype)
+        mean_B1C = (tokens_BNC * known_BN1).sum(1, keepdim=True) / known_BN1.sum(1, keepdim=True).clamp_min(1)
+        gated_BNC: Tensor = tokens_BNC * self.gate(mean_B1C)
+        return gated_BNC
+
+
+class FlexibleFeatureSimilarity(nn.Module):
+    """Fills hole tokens with the background patches that resemble them most.
+
+    1. The foreground is attended from the background by GAM.
+    2. Score: cosine between the 3 × 3 foreground patch around each hole token and every 3 × 3
+       background patch that lies inside the grid and touches no hole token (equation 11).
+    3. Propagation: each hole token's scores are summed over the hole tokens of its 3 × 3 neighbourhood.
+    4. Softmax over the background patches (equation 12), or the best one alone.
+    5. The chosen patches are pasted by transposed convolution, overlaps averaged.
+
+    Step 3 is linear in the foreground patch, so the normalised patches are summed before the one
+    matrix product, and 2–5 become attention with patches as tokens: hole × valid pairs, nothing else.
+
+    Args:
+        channels: Channels of the feature map (4 × width).
+        heads: Heads of the attention in step 1.
+        position: Whether that attention uses learned positions.
+        position_grid: Side of the grid on which positions are learned.
+        select: ``"softmax"`` or ``"best"``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 1,
+        position: bool = True,
+        position_grid: int = 64,
+        select: Literal["softmax", "best"] = "softmax",
+    ) -> None:
+        super().__init__()
+        self.select = select
+        self.attention = GlobalAttention(channels, heads, position, position_grid, keys="background")
+        self.channel_gate = ChannelGate(channels)
+
+    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+        """Return the feature map with its hole filled from background patches.
+
+        Args:
+            feature_BCHW: Features on the token grid.
+            hole_B1HW: Bool, True where the token lies in the hole.
+
+        Returns:
+            feature_BCHW; equal to the input outside the hole, and everywhere in an image that has no
+            hole or no valid background patch.
+        """
+        height, width = feature_BCHW.shape[-2:]
+        hole_BN = hole_B1HW.flatten(1)
+        holes = pack(hole_BN)
+        sources = pack(valid_patches(hole_B1HW).flatten(1))
+        if holes.index_BM.shape[1] == 0 or sources.index_BM.shape[1] == 0:
+            return feature_BCHW
+        tokens_BNC = to_tokens(feature_BCHW)
+        foreground_BNC = to_tokens(self.attention(feature_BCHW, hole_B1HW))
+        gated_BNC = self.channel_gate(tokens_BNC, hole_BN)
+
+        patch_BMP = gather_patches(foreground_BNC, holes.index_BM, height, width)
+        kernel_BKP = gather_patches(gated_BNC, sources.index_BM, height, width)
+        slot_BMO = neighbour_slots(holes, height, width)
+        query_BMP = _sum_over_neighbours(_unit(patch_BMP), slot_BMO)
+        pasted_BMP = self._select(query_BMP, kernel_BKP, sources.valid_BM)
+        filled_BMC = _paste(pasted_BMP, slot_BMO)
+
+        usable_B11 = sources.valid_BM.any(1)[:, None, None]
+        filled_BMC = torch.where(usable_B11, filled_BMC.to(tokens_BNC.dtype), holes.gather(tokens_BNC))
+        return to_feature(holes.scatter(tokens_BNC, filled_BMC), height, width)
+
+    def _select(self, query_BMP: Tensor, kernel_BKP: Tensor, valid_BK: Tensor) -> Tensor:
+        """Mix (or pick) background patches for each query, some queries at a time where memory asks."""
+        key_BPK = _unit(kernel_BKP).transpose(1, 2)
+        batch, queries, keys = query_BMP.shape[0], query_BMP.shape[1], kernel_BKP.shape[1]
+        rows = queries if torch.is_grad_enabled() else max(1, SCORE_BUDGET // (batch * keys))
+        # With no real patch at all, every padded one stays in play; the caller drops the result.
+        barred_B1K = (~valid_BK & valid_BK.any(1, keepdim=True))[:, None, :]
+        mixed = []
+        for query in query_BMP.split(rows, dim=1):
+            score = torch.matmul(query, key_BPK).masked_fill(barred_B1K, float("-inf"))
+            if self.select == "best":
+                best_BM = score.argmax(2)
+                mixed.append(kernel_BKP.gather(1, best_BM[..., None].expand(-1, -1, kernel_BKP.shape[2])))
+            else:
+                mixed.append(torch.matmul(score.softmax(2), kernel_BKP))
+        return torch.cat(mixed, 1)
+
+
+def valid_patches(hole_B1HW: Tensor) -> Tensor:
+    """Bool_B1HW, True at the centre of each 3 × 3 patch that lies in the grid and touches no hole token."""
+    barred = F.pad(hole_B1HW.float(), (1, 1, 1, 1), value=1.0)
+    return F.max_pool2d(barred, 3, stride=1) == 0
+
+
+def gather_patches(tokens_BNC: Tensor, centre_BM: Tensor, height: int, width: int) -> Tensor:
+    """3 × 3 patches around the given tokens as patch_BM(9C), zero beyond the grid."""
+    row_BM, column_BM = centre_BM // width, centre_BM % width
+    pieces = []
+    for row_offset, column_offset in OFFSETS:
+        row, column = row_BM + row_offset, column_BM + column_offset
+        inside_BM = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        index_BM = torch.where(inside_BM, row * width + column, 0)
+        piece_BMC = tokens_BNC.gather(1, index_BM[..., None].expand(-1, -1, tokens_BNC.shape[2]))
+        pieces.append(piece_BMC * inside_BM[..., None])
+    return torch.cat(pieces, 2)
+
+
+def neighbour_slots(holes: Packed, height: int, width: int) -> Tensor:
+    """For each hole token and offset, where its neighbour stands in the packed list; M if it is no hole."""
+    batch, count = holes.index_BM.shape
+    device = holes.index_BM.device
+    slot_BN = torch.full((batch, height * width), count, dtype=torch.long, device=device)
+    own_BM = torch.where(holes.valid_BM, torch.arange(count, device=device), count)
+    slot_BHW = slot_BN.scatter(1, holes.index_BM, own_BM).unflatten(1, (height, width))
+    padded = F.pad(slot_BHW, (1, 1, 1, 1), value=count)
+    around = [
+        padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width].flatten(1)
+        for row, column in OFFSETS
+    ]
+    return torch.stack([slot.gather(1, holes.index_BM) for slot in around], 2)
+
+
+def _unit(patch_BMP: Tensor) -> Tensor:
+    """Patches scaled to unit length, so that products are cosines; a zero patch stays zero."""
+    return F.normalize(patch_BMP.float(), dim=2, eps=1e-6).to(patch_BMP.dtype)
+
+
+def _take(patch_BMP: Tensor, slot_BM: Tensor) -> Tensor:
+    """Rows of the packed list; slot M (no hole) gives zeros."""
+    padded = F.pad(patch_BMP, (0, 0, 0, 1))
+    return padded.gather(1, slot_BM[..., None].expand(-1, -1, patch_BMP.shape[2]))
+
+
+def _sum_over_neighbours(patch_BMP: Tensor, slot_BMO: Tensor) -> Tensor:
+    """Propagation: sum of the patches of the 3 × 3 neighbourhood's hole tokens."""
+    total_BMP = torch.zeros_like(patch_BMP)
+    for slot_BM in slot_BMO.unbind(2):
+        total_BMP = total_BMP + _take(patch_BMP, slot_BM)
+    return total_BMP
+
+
+def _paste(patch_BMP: Tensor, slot_BMO: Tensor) -> Tensor:
+    """Transposed convolution read at the hole tokens: every patch that covers a token, averaged."""
+    pieces_BMOC = patch_BMP.unflatten(2, (len(OFFSETS), -1))
+    total_BMC = torch.zeros_like(pieces_BMOC[:, :, 0])
+    for offset, slot_BM in enumerate(slot_BMO.unbind(2)):
+        # A patch centred at token + OFFSETS[o] covers the token with its element -OFFSETS[o].
+        total_BMC = total_BMC + _take(pieces_BMOC[:, :, len(OFFSETS) - 1 - offset], slot_BM)
+    covered_BM1 = (slot_BMO < patch_BMP.shape[1]).sum(2)[..., None]
+    return total_BMC / covered_BM1.clamp_min(1)
