@@ -1,0 +1,61 @@
+"""Relativistic average adversarial loss, with the paper's singular-value term (section 3.6)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+
+class RelativisticAverageLoss(nn.Module):
+    r"""Relativistic average binary cross-entropy (RaGAN, Jolicoeur-Martineau 2018).
+
+    With :math:`\phi_r = D(x_r) - \overline{D(x_f)}`, :math:`\phi_f = D(x_f) - \overline{D(x_r)}` and
+    :math:`BCE(\phi, t)` the cross-entropy of :math:`\sigma(\phi)` with the label t:
+
+    .. math:: L_G = BCE(\phi_f, 1) + BCE(\phi_r, 0), \qquad L_D = BCE(\phi_r, 1) + BCE(\phi_f, 0)
+    """
+
+    def generator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the generator minimises.
+
+        Args:
+            real_logits: Scores of complete images, (B, 1) or (B,), before the sigmoid.
+            fake_logits: Scores of filled images, the same shape.
+
+        Returns:
+            Scalar, float32, ≥ 0.
+        """
+        real, fake = _relative(real_logits, fake_logits)
+        return softplus(-fake).mean() + softplus(real).mean()
+
+    def discriminator(
+        self, real_logits: Tensor, fake_logits: Tensor, fake_shift: Tensor | None = None
+    ) -> Tensor:
+        r"""What the discriminator minimises.
+
+        With ``fake_shift`` this is the paper's :math:`L_{dis}` (section 3.6): the singular-value gap
+        :math:`\Delta` of a filled image is added to its score, but only where the discriminator takes that
+        image for real:
+
+        .. math:: L_{dis} = BCE(\phi_r, 1) + BCE(\phi_f + \Delta\,[\phi_f > 0], 0)
+
+        Args:
+            real_logits: As in :meth:`generator`.
+            fake_logits: As in :meth:`generator`; detach the images, not the scores.
+            fake_shift: Gap of every sample, (B,), ≥ 0, as
+                :meth:`igll.losses.SingularValueLoss.gap_per_sample` returns it. No gradient flows into it.
+
+        Returns:
+            Scalar, float32, ≥ 0.
+        """
+        real, fake = _relative(real_logits, fake_logits)
+        if fake_shift is not None:
+            shift = fake_shift.detach().float().view(-1, *[1] * (fake.dim() - 1))
+            fake = fake + shift * (fake.detach() > 0)
+        return softplus(-real).mean() + softplus(fake).mean()
+
+
+def _relative(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Every score relative to the mean score of the other kind."""
+    real_logits, fake_logits = real_logits.float(), fake_logits.float()
+    return real_logits - fake_logits.mean(), fake_logits - real_logits.mean()

@@ -1,0 +1,30 @@
+"""Local loss: what the hole's pixels are off by (section 3.6)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class LocalL1Loss(nn.Module):
+    r"""Mean absolute difference over the hole, the paper's :math:`L_{local}` (section 3.6).
+
+    .. math:: L_{local} = \frac{\sum_{b,c,p} M_{bp}\,|\hat I_{bcp} - I_{bcp}|}{C \sum_{b,p} M_{bp}}
+
+    The mean runs over all hole pixels of the batch, so a sample counts by the size of its hole.
+    """
+
+    def forward(self, prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Compare inside the hole.
+
+        Args:
+            prediction_BCHW: Filled images in [-1, 1].
+            target_BCHW: Complete images in [-1, 1].
+            mask_B1HW: 1 = missing.
+
+        Returns:
+            Scalar in [0, 2], float32; 0 with zero gradient where no pixel is missing.
+        """
+        mask_B1HW = mask_B1HW.float()
+        difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs() * mask_B1HW
+        values = mask_B1HW.sum() * prediction_BCHW.shape[1]
+        return difference_BCHW.sum() / values.clamp(min=1)
