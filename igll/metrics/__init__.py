@@ -1,0 +1,20 @@
+"""Image quality: per image (PSNR, SSIM, MS-SSIM, LPIPS, L1 in the hole) and per set (FID, KID)."""
+
+from igll.metrics.names import (
+    HIGHER_IS_BETTER,
+    IMAGE_METRICS,
+    METRIC_NAMES,
+    SET_METRICS,
+    MetricUnavailableError,
+)
+from igll.metrics.suite import MetricSuite, average
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "IMAGE_METRICS",
+    "METRIC_NAMES",
+    "SET_METRICS",
+    "MetricSuite",
+    "MetricUnavailableError",
+    "average",
+]

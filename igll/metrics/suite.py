@@ -1,0 +1,155 @@
+"""All the metrics of an evaluation behind one update and one compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from igll.errors import InputError
+from igll.metrics import image
+from igll.metrics.distribution import SetDistances
+from igll.metrics.names import IMAGE_METRICS, METRIC_NAMES, SET_METRICS, MetricUnavailableError
+from igll.metrics.perceptual import PerceptualDistance
+
+_NO_HOLE = "no image has a hole"
+
+
+class MetricSuite:
+    """Measures completed images batch by batch and keeps none of them.
+
+    A metric that cannot be computed (weights missing, images too small) gives NaN, and its reason
+    in ``unavailable``; the others go on.
+
+    Args:
+        names: Which of ``METRIC_NAMES`` to compute.
+        lpips_net: Trunk of LPIPS: ``alex``, ``vgg`` or ``squeeze``.
+        allow_download: Fetch weights that torch hub's cache does not have.
+        device: Where the metrics are computed; batches are moved there.
+        feature: Network for FID and KID instead of Inception, see `SetDistances`.
+
+    Raises:
+        InputError: Unknown metric or trunk.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        lpips_net: str = "alex",
+        allow_download: bool = False,
+        device: torch.device | str = "cpu",
+        feature: nn.Module | None = None,
+    ) -> None:
+        unknown = [name for name in names if name not in METRIC_NAMES]
+        if unknown:
+            raise InputError(f"metrics: '{unknown[0]}' is not known; choose from {', '.join(METRIC_NAMES)}")
+        self.image_names = tuple(name for name in IMAGE_METRICS if name in names)
+        self.set_names = tuple(name for name in SET_METRICS if name in names)
+        self._device = torch.device(device)
+        self._reasons: dict[str, str] = {}
+        self._measured: set[str] = set()
+        self._perceptual: PerceptualDistance | None = None
+        self._distances: SetDistances | None = None
+        if "lpips" in names:
+            try:
+                self._perceptual = PerceptualDistance(lpips_net, allow_download, device)
+            except MetricUnavailableError as reason:
+                self._reasons["lpips"] = str(reason)
+        if self.set_names:
+            try:
+                self._distances = SetDistances(self.set_names, feature, allow_download, device)
+            except MetricUnavailableError as reason:
+                self._reasons |= dict.fromkeys(self.set_names, str(reason))
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Metrics that have no value for any image so far, with the reason."""
+        return {name: reason for name, reason in self._reasons.items() if name not in self._measured}
+
+    @torch.no_grad()
+    def update(
+        self, prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor
+    ) -> dict[str, list[float]]:
+        """Measure a batch.
+
+        Args:
+            prediction_BCHW: Completed images, (B, C, H, W), float in [0, 1], rounded to 8 bits if
+                they will be stored so.
+            target_BCHW: The true images, the same shape and range.
+            mask_B1HW: 1 where a pixel was missing.
+
+        Returns:
+            For each per-image metric asked for, B values. NaN where it cannot be computed: see
+            ``unavailable``; in ``psnr_hole`` and ``l1_hole`` also for an image without a hole.
+
+        Raises:
+            InputError: Shapes differ or values leave [0, 1].
+        """
+        prediction_BCHW, target_BCHW, mask_B1HW = (
+            tensor.to(self._device) for tensor in (prediction_BCHW, target_BCHW, mask_B1HW)
+        )
+        image.check_images(prediction_BCHW, target_BCHW)
+        values = {}
+        for name in self.image_names:
+            values[name] = [math.nan] * len(target_BCHW)
+            try:
+                values[name] = self._function(name)(prediction_BCHW, target_BCHW, mask_B1HW).tolist()
+            except MetricUnavailableError as reason:
+                self._reasons[name] = str(reason)
+            if not all(math.isnan(value) for value in values[name]):
+                self._measured.add(name)
+            elif name in ("psnr_hole", "l1_hole"):
+                self._reasons[name] = _NO_HOLE
+        self._update_distances(prediction_BCHW, target_BCHW)
+        return values
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of the whole set, over everything updated so far; NaN where unavailable."""
+        if self._distances is not None:
+            try:
+                values = self._distances.compute()
+            except MetricUnavailableError as reason:
+                self._reasons |= dict.fromkeys(self.set_names, str(reason))
+            else:
+                self._measured |= set(values)
+                return values
+        return dict.fromkeys(self.set_names, math.nan)
+
+    def _update_distances(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> None:
+        if self._distances is None:
+            return
+        try:
+            self._distances.update(prediction_BCHW, target_BCHW)
+        except MetricUnavailableError as reason:
+            # A distance over a part of the set would pass for one over all of it.
+            self._distances = None
+            self._reasons |= dict.fromkeys(self.set_names, str(reason))
+
+    def _function(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The metric as a function of prediction, target and mask."""
+        if name == "psnr_hole":
+            return image.hole_psnr
+        if name == "l1_hole":
+            return image.hole_l1
+        if name == "lpips":
+            if self._perceptual is None:
+                raise MetricUnavailableError(self._reasons[name])
+            perceptual = self._perceptual
+            return lambda prediction, target, _: perceptual(prediction, target)
+        whole = {"psnr": image.psnr, "ssim": image.ssim, "ms_ssim": image.ms_ssim}[name]
+        return lambda prediction, target, _: whole(prediction, target)
+
+
+def average(values: Sequence[float]) -> float:
+    """Mean of per-image values for a table.
+
+    NaN (could not be measured) is left out, and so is the infinite PSNR of an image that needed no
+    filling, as one of them would hide all others. All infinite gives inf, nothing measured NaN.
+    """
+    measured = [value for value in values if not math.isnan(value)]
+    finite = [value for value in measured if math.isfinite(value)]
+    if finite:
+        return math.fsum(finite) / len(finite)
+    return measured[0] if measured else math.nan
