@@ -1,0 +1,1 @@
+"""Images, holes, splits and edge maps on disk."""

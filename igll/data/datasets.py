@@ -1,0 +1,257 @@
+"""Samples for training and testing: crop, augmentation, hole and edge map of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from igll.config import Config, DataConfig, MaskConfig
+from igll.data.edge_cache import EdgeCache
+from igll.data.masks import make_mask
+from igll.data.sources import AID, RICE, ClearView, ImageFolder, Scene, SceneSource, Synthetic
+from igll.data.splits import Part, split_names
+from igll.errors import InputError
+
+TEST_ORIGIN = 50  # row and column at which the paper protocol's test crop starts
+# First word of each random stream's seed, so that no two decisions share random numbers.
+CROP, MASK, TEST_MASK, ORDER = range(4)
+
+
+class Sample(TypedDict, total=False):
+    """What a dataset returns; a batch has the same keys with a leading dimension.
+
+    Keys:
+        image: input_CHW in [-1, 1], hole not yet cut out.
+        target: target_CHW in [-1, 1]; equal to ``image`` unless the data comes in pairs.
+        mask: mask_1HW, 1 = missing.
+        edge: edge_1HW in [0, 1] of the ground truth, if edges are in use.
+        index: Position in the dataset.
+    """
+
+    image: Tensor
+    target: Tensor
+    mask: Tensor
+    edge: Tensor
+    index: int
+
+
+class SampleKey(NamedTuple):
+    """Which sample, and everything that its random choices derive from."""
+
+    epoch: int
+    image: int
+    step: int
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Batches of sample keys for training steps, in an order that is a function of the seed alone.
+
+    Every epoch is a new permutation; epochs follow one another without a gap, so no image is left out
+    and a dataset may be smaller than a batch.
+
+    Args:
+        size: Number of samples.
+        batch_size: Samples per step.
+        seed: Seed of the order.
+        first_step: Step to start with: resuming continues in the middle of an epoch.
+        last_step: Step after the last one.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, first_step: int, last_step: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.first_step, self.last_step = first_step, last_step
+
+    def __len__(self) -> int:
+        """Number of batches to come."""
+        return max(self.last_step - self.first_step, 0)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Yield one list of keys per step."""
+        orders: dict[int, NDArray[np.int64]] = {}
+        for step in range(self.first_step, self.last_step):
+            keys = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                epoch, place = divmod(position, self.size)
+                if epoch not in orders:
+                    orders = {epoch: np.random.default_rng([self.seed, ORDER, epoch]).permutation(self.size)}
+                keys.append(SampleKey(epoch, int(orders[epoch][place]), step))
+            yield keys
+
+
+@dataclass
+class InpaintingDataset(Dataset[Sample]):
+    """Scenes of one part of a source, cut to crops with holes.
+
+    Indexed by a :class:`SampleKey` it gives a random training sample, by a plain int the fixed test
+    sample of that scene.
+
+    Attributes:
+        source: Where scenes come from.
+        indices: The scenes of this part.
+        data: Crop rules.
+        mask: Hole rules.
+        seed: Seed of crops, flips and holes in training.
+        edges: Cache of ground-truth edge maps, or None if no edges are in use.
+    """
+
+    source: SceneSource
+    indices: list[int]
+    data: DataConfig
+    mask: MaskConfig
+    seed: int
+    edges: EdgeCache | None = None
+
+    def __len__(self) -> int:
+        """Number of scenes in this part."""
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """Name of a scene."""
+        return self.source.names[self.indices[index]]
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        """Return one sample."""
+        index = key.image if isinstance(key, SampleKey) else key
+        scene = self.source.load(self.indices[index])
+        layers = [scene.input_HWC, scene.target_HWC]
+        if self.edges is not None:
+            layers.append(self.edges.load(scene.edge_source_HWC, self.name(index))[..., None])
+        if scene.mask_HW is not None:
+            layers.append(scene.mask_HW[..., None].astype(np.float32))
+        layers = (
+            self._train_crop(layers, key) if isinstance(key, SampleKey) else self._test_crop(layers, index)
+        )
+        mask_HW1 = (
+            layers.pop() if scene.mask_HW is not None else self._made_mask(key)[..., None].astype(np.float32)
+        )
+        sample = Sample(
+            image=_signed(layers[0]), target=_signed(layers[1]), mask=_to_tensor(mask_HW1), index=index
+        )
+        if self.edges is not None:
+            sample["edge"] = _to_tensor(layers[2])
+        return sample
+
+    def _check_size(self, height: int, width: int, index: int) -> None:
+        crop = self.data.crop_size
+        if height < crop or width < crop:
+            raise InputError(
+                f"{self.name(index)}: is {width}×{height} pixels, smaller than data.crop_size={crop}; "
+                "take it out of the folder or choose a smaller crop"
+            )
+
+    def _train_crop(self, layers: list[NDArray[np.float32]], key: SampleKey) -> list[NDArray[np.float32]]:
+        """Random crop, flip and quarter turns, the same for every layer."""
+        rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
+        (height, width), crop = layers[0].shape[:2], self.data.crop_size
+        self._check_size(height, width, key.image)
+        top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+        layers = [layer[top : top + crop, left : left + crop] for layer in layers]
+        if not self.data.augment:
+            return layers
+        flip, turns = bool(rng.integers(2)), int(rng.integers(4))
+        return [np.rot90(layer[:, ::-1] if flip else layer, turns) for layer in layers]
+
+    def _test_crop(self, layers: list[NDArray[np.float32]], index: int) -> list[NDArray[np.float32]]:
+        """The paper's test crop starts at (50, 50), or as near to it as the image allows; or the centre."""
+        (height, width), crop = layers[0].shape[:2], self.data.crop_size
+        self._check_size(height, width, index)
+        top, left = (height - crop) // 2, (width - crop) // 2
+        if self.data.test_crop == "paper":
+            top, left = min(TEST_ORIGIN, height - crop), min(TEST_ORIGIN, width - crop)
+        return [layer[top : top + crop, left : left + crop] for layer in layers]
+
+    def _made_mask(self, key: SampleKey | int) -> NDArray[np.bool_]:
+        """A hole made to order; in training, the paper protocol has one position per batch."""
+        placement: str = self.mask.placement
+        if not isinstance(key, SampleKey):
+            rng = np.random.default_rng([self.data.split_seed, TEST_MASK, key])
+            placement_name = "paper_test" if placement == "paper" else placement
+        elif placement == "paper" and self.mask.kind == "square":
+            rng, placement_name = np.random.default_rng([self.seed, MASK, key.step]), "paper_train"
+        else:
+            rng = np.random.default_rng([self.seed, MASK, key.epoch, key.image])
+            placement_name = "random" if placement == "paper" else placement
+        ratio = self.mask.ratio
+        if isinstance(ratio, list):
+            ratio = float(rng.uniform(ratio[0], ratio[1]))
+        crop = self.data.crop_size
+        return make_mask(self.mask.kind, crop, crop, ratio, rng, placement_name)
+
+
+def build_source(config: Config, part: Part) -> SceneSource:
+    """Open the dataset that a configuration names.
+
+    Raises:
+        InputError: If ``data.root`` is missing, empty or not laid out as the dataset is published.
+    """
+    data, channels = config.data, config.model.image_channels
+    if data.name == "synthetic":
+        return Synthetic(data.synthetic_images, max(256, data.crop_size), channels)
+    chosen = data.val_root if part == "test" and data.val_root else data.root
+    if not chosen:
+        raise InputError(
+            f"data.root: data.name={data.name} needs a folder; set data.root=/path/to/{data.name}"
+        )
+    root = Path(chosen).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; set data.root (or data.val_root) to where the images are")
+    if config.mask.kind == "files" and not config.mask.root:
+        raise InputError("mask.root: mask.kind=files needs a folder of masks; set mask.root")
+    masks = Path(config.mask.root).expanduser() if config.mask.kind == "files" and config.mask.root else None
+    if masks is not None and data.name != "folder":
+        raise InputError(f"mask.kind: 'files' goes with data.name=folder, not {data.name}")
+    pairs = data.use == "pairs"
+    match data.name:
+        case "aid":
+            return AID(root, channels)
+        case "rice1" | "rice2":
+            return RICE(root, int(data.name[-1]), pairs, channels)
+        case "clearview":
+            return ClearView(root, data.noise if pairs else None, channels)
+        case _:
+            references = Path(data.reference_root).expanduser() if data.reference_root else None
+            return ImageFolder(root, channels, masks, config.mask.hole, references)
+
+
+def build_dataset(config: Config, part: Part, edges: EdgeCache | None = None) -> InpaintingDataset:
+    """Open one part of the dataset that a configuration names.
+
+    With ``data.val_root`` set, training uses all of ``data.root`` and testing all of ``data.val_root``;
+    otherwise the root is split by ``data.test_fraction`` and ``data.split_seed``.
+
+    Raises:
+        InputError: As :func:`build_source`, and if the part has no image.
+    """
+    data = config.data
+    source = build_source(config, part)
+    indices = list(range(len(source)))
+    if not (data.val_root and data.name != "synthetic"):
+        indices = split_names(source.names, part, data.test_fraction, data.split_seed)
+    limit = data.limit if part == "train" else data.test_limit
+    if limit is not None and limit < len(indices):
+        # Spread over the sorted names, so that a limited set still meets every class.
+        indices = [indices[(position * len(indices)) // limit] for position in range(limit)]
+    if not indices:
+        raise InputError(f"data.root: {data.root} leaves no image for the {part} part of the split")
+    return InpaintingDataset(source, indices, data, config.mask, config.seed, edges)
+
+
+def _signed(image_HWC: NDArray[np.float32]) -> Tensor:
+    return _to_tensor(image_HWC) * 2 - 1
+
+
+def _to_tensor(array_HWC: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array_HWC.transpose(2, 0, 1)))
+
+
+__all__ = [
+    "InpaintingDataset", "Sample", "SampleKey", "Scene", "StepSampler", "build_dataset", "build_source",
+]  # fmt: skip
