@@ -16,8 +16,8 @@ class GlobalAttention(nn.Module):
 
     The paper masks the attention so that only the foreground is normalised, and returns
     ``F_o = attended × mask + F × (1 − mask)``. So only hole tokens are queries, and the cost falls
-    from N × N to hole × N. Content and position logits add up, ``Q·Kᵀ + Q·Pᵀ = Q·(K + P)ᵀ``: one
-    fused attention call. P = P_h + P_w is learned, a vector per row and one per column, and is
+    from N × N to hole × N. Content and position logits add up, ``(Q·Kᵀ + Q·Pᵀ) / √d = Q·(K + P)ᵀ / √d``:
+    one fused attention call. P = P_h + P_w is learned, a vector per row and one per column, and is
     resized to the grid at hand, so a model trained at one size runs at any other.
 
     Args:
@@ -42,7 +42,8 @@ class GlobalAttention(nn.Module):
         self.keys = keys
         inner = heads * self.head_channels
         self.query = nn.Linear(channels, inner)
-        self.key = nn.Linear(channels, inner)
+        # A bias would add the same to all logits of a query, which the softmax takes out again.
+        self.key = nn.Linear(channels, inner, bias=False)
         self.value = nn.Linear(channels, inner)
         self.join = nn.Linear(inner, channels) if heads > 1 else nn.Identity()
         self.position_row: nn.Parameter | None = None

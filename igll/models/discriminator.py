@@ -39,7 +39,7 @@ class StridedNet(nn.Module):
         in_channels: Image + edge channels.
         width: Channels of the first convolution; they double up to 8 × width.
         depth: Number of convolutions (six for the whole image, five for the hole).
-        norm: Normalisation after all but the first convolution.
+        norm: ``spectral`` normalises every convolution's weight, ``batch`` the output of all but the first.
     """
 
     GRID = 4  # 256 / 2**6 and 128 / 2**5: other sizes are averaged to this grid
@@ -80,6 +80,7 @@ class Discriminator(nn.Module):
         self, image_channels: int = 3, width: int = 64, norm: Norm = "spectral", edge: bool = True
     ) -> None:
         super().__init__()
+        self.edge = edge
         in_channels = image_channels + edge
         self.whole = StridedNet(in_channels, width, depth=6, norm=norm)
         self.local = StridedNet(in_channels, width, depth=5, norm=norm)
@@ -98,7 +99,12 @@ class Discriminator(nn.Module):
             edge_B1HW: Edge map in [0, 1], if the discriminator is conditioned on edges.
             rectangles: Each image's hole where all holes are rectangles of one size; the local net
                 sees those. Without them it sees the whole image, as irregular holes ask for.
+
+        Raises:
+            ValueError: If an edge map is missing, or given to a discriminator without edges.
         """
+        if (edge_B1HW is not None) != self.edge:
+            raise ValueError(f"this discriminator {'needs an' if self.edge else 'takes no'} edge map")
         frame = (
             image_BCHW if edge_B1HW is None else torch.cat([image_BCHW, edge_B1HW.to(image_BCHW.dtype)], 1)
         )

@@ -138,11 +138,12 @@ class Generator(nn.Module):
             edge_B1HW: Edge map in [0, 1], for the priors ``oracle`` and ``reference`` alone.
 
         Raises:
-            ValueError: If an edge map is missing, or given to a prior that must not see one.
+            ValueError: If shapes do not fit, or an edge map is missing, or given to a prior that must not
+                see one.
         """
         self._check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]
-        mask = pad_to_stride(mask_B1HW.to(image_BCHW.dtype))
+        mask = pad_to_stride((mask_B1HW > 0.5).to(image_BCHW.dtype))
         image = pad_to_stride(torch.where(mask_B1HW > 0.5, 0.0, image_BCHW))
         hole = hole_on_grid(mask)
         start = self._prefilled(image, mask)
@@ -178,3 +179,7 @@ class Generator(nn.Module):
             raise ValueError(f"structure prior '{self.structure_prior}' needs an edge map")
         if not needs_edge and edge_B1HW is not None:
             raise ValueError(f"structure prior '{self.structure_prior}' takes no edge map from outside")
+        if edge_B1HW is not None and edge_B1HW.shape != mask_B1HW.shape:
+            raise ValueError(
+                f"edge map {tuple(edge_B1HW.shape)} does not fit image {tuple(image_BCHW.shape)}"
+            )

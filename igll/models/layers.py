@@ -10,7 +10,7 @@ STRIDE = 4  # the feature grid is a quarter of the image on each side
 
 
 class ConvELU(nn.Sequential):
-    """Same-size convolution followed by an activation; the nets have no normalisation layers."""
+    """Zero-padded convolution followed by an activation; the nets have no normalisation layers."""
 
     def __init__(
         self,
@@ -139,8 +139,8 @@ def prefill_pyramid(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
         levels.append((value_BCHW, known_B1HW))
     filled_BCHW = value_BCHW
     for value_BCHW, known_B1HW in reversed(levels[:-1]):
-        enlarged_BCHW = F.interpolate(
-            filled_BCHW, size=value_BCHW.shape[-2:], mode="bilinear", align_corners=False
-        )
-        filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, enlarged_BCHW)
+        height, width = value_BCHW.shape[-2:]
+        # Enlarged by two exactly, then cut: a cell stays over the pixels that it was averaged from.
+        enlarged_BCHW = F.interpolate(filled_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False)
+        filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, enlarged_BCHW[..., :height, :width])
     return filled_BCHW

@@ -22,9 +22,9 @@ class ChannelGate(nn.Module):
     Squeeze-and-excitation (Hu et al. 2018) whose average runs over known tokens only.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 4)
+        hidden = max(channels // reduction, 4)  # of fewer, all may fall silent at once
         self.gate = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
         )
@@ -55,7 +55,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         heads: Heads of the attention in step 1.
         position: Whether that attention uses learned positions.
         position_grid: Side of the grid on which positions are learned.
-        select: ``"softmax"`` or ``"best"``.
+        select: ``"softmax"`` or ``"best"``; picking the best lets no gradient into step 1.
     """
 
     def __init__(
@@ -157,7 +157,8 @@ def neighbour_slots(holes: Packed, height: int, width: int) -> Tensor:
 
 def _unit(patch_BMP: Tensor) -> Tensor:
     """Patches scaled to unit length, so that products are cosines; a zero patch stays zero."""
-    return F.normalize(patch_BMP.float(), dim=2, eps=1e-6).to(patch_BMP.dtype)
+    precise = torch.promote_types(patch_BMP.dtype, torch.float32)
+    return F.normalize(patch_BMP.to(precise), dim=2, eps=1e-6).to(patch_BMP.dtype)
 
 
 def _take(patch_BMP: Tensor, slot_BM: Tensor) -> Tensor:
