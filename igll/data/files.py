@@ -94,7 +94,7 @@ def read_image(path: Path, channels: int = 3) -> FloatArray:
     """
     if channels not in (1, 3):
         raise InputError(f"channels is {channels}; images are read with 1 or 3 channels")
-    image = _decode(path)
+    image = decode(path)
     if _is_deep_grey(image):
         grey = _scaled_grey(path, image)
         return np.repeat(grey[:, :, None], channels, axis=2)
@@ -133,7 +133,7 @@ def read_mask(path: Path, hole: str = "white") -> npt.NDArray[np.bool_]:
     """
     if hole not in HOLE_COLOURS:
         raise InputError(f"hole colour {hole!r} is unknown; choose one of {', '.join(HOLE_COLOURS)}")
-    image = _decode(path)
+    image = decode(path)
     if hole == "nonzero":
         return (_stored_values(path, image, "RGB") != 0).any(axis=2)
     values = _stored_values(path, image, "L")[:, :, 0]
@@ -175,8 +175,10 @@ def png_bit_depth(path: Path) -> int | None:
     return header[24]
 
 
-def match_by_stem(images: list[Path], image_root: Path, masks_root: Path) -> list[Path]:
-    """Find the mask of every image.
+def match_by_stem(
+    images: list[Path], image_root: Path, partners_root: Path, kind: str = "mask"
+) -> list[Path]:
+    """Find the mask (or another partner) of every image.
 
     A mask belongs to an image if it has the same path below its root but for the suffix. Failing that,
     if it has the same name but for the suffix, in whatever folder, and no other mask and no other image
@@ -185,20 +187,21 @@ def match_by_stem(images: list[Path], image_root: Path, masks_root: Path) -> lis
     Args:
         images: image files below ``image_root``.
         image_root: the folder that the images' relative paths count from.
-        masks_root: folder of masks, or a single mask file that serves every image.
+        partners_root: folder of masks, or a single mask file that serves every image.
+        kind: what an error calls a partner.
 
     Returns:
         One mask file per image, in the order of ``images``.
 
     Raises:
         InputError: no mask, or more than one, for an image (the first such image is named);
-            ``masks_root`` is absent or holds no image.
+            ``partners_root`` is absent or holds no image.
     """
-    if Path(masks_root).is_file():
-        return [Path(masks_root)] * len(images)
-    masks = list_images(masks_root)
-    by_path = _grouped(masks, (_relative_stem(mask, masks_root) for mask in masks))
-    by_name = _grouped(masks, (mask.stem for mask in masks))
+    if Path(partners_root).is_file():
+        return [Path(partners_root)] * len(images)
+    partners = list_images(partners_root)
+    by_path = _grouped(partners, (_relative_stem(partner, partners_root) for partner in partners))
+    by_name = _grouped(partners, (partner.stem for partner in partners))
     namesakes = Counter(image.stem for image in images)
     matched = []
     for image in images:
@@ -206,22 +209,22 @@ def match_by_stem(images: list[Path], image_root: Path, masks_root: Path) -> lis
         candidates = by_path.get(relative) or by_name.get(image.stem, [])
         if not candidates:
             raise InputError(
-                f"{image}: no mask named {relative}.* or {image.stem}.* in {masks_root} "
-                f"({len(images)} images, {len(masks)} masks); give every image a mask of its name"
+                f"{image}: no {kind} named {relative}.* or {image.stem}.* in {partners_root} "
+                f"({len(images)} images, {len(partners)} {kind}s); each image needs one of its name"
             )
         if len(candidates) > 1:
-            names = " and ".join(str(mask) for mask in candidates[:2])
-            raise InputError(f"{image}: more than one mask fits, {names}; keep one")
+            names = " and ".join(str(partner) for partner in candidates[:2])
+            raise InputError(f"{image}: more than one {kind} fits, {names}; keep one")
         if relative not in by_path and namesakes[image.stem] > 1:
             raise InputError(
                 f"{image}: {candidates[0]} fits {namesakes[image.stem]} images of that name; "
-                f"sort the masks into the images' subfolders"
+                f"sort the {kind}s into the images' subfolders"
             )
         matched.append(candidates[0])
     return matched
 
 
-def _decode(path: Path) -> Image.Image:
+def decode(path: Path) -> Image.Image:
     """Open and decode a file completely; any failure becomes one line that names it."""
     try:
         with warnings.catch_warnings():

@@ -86,7 +86,9 @@ class ImageFolder(SceneSource):
         self.paths = list_images(root)
         self.names = [path.relative_to(root).as_posix() for path in self.paths]
         self.masks = None if masks is None else match_by_stem(self.paths, root, masks)
-        self.references = None if references is None else match_by_stem(self.paths, root, references)
+        self.references = (
+            None if references is None else match_by_stem(self.paths, root, references, "reference")
+        )
 
     def load(self, index: int) -> Scene:
         """Read one image, with its mask and its reference if the folder has them."""
@@ -134,7 +136,9 @@ class RICE(SceneSource):
         label_root = root / "label"
         self.names = [path.relative_to(label_root).with_suffix("").as_posix() for path in self.clear]
         self.cloudy = (
-            match_by_stem(self.clear, label_root, _part(root, "cloud", f"rice{version}")) if pairs else None
+            match_by_stem(self.clear, label_root, _part(root, "cloud", f"rice{version}"), "cloudy image")
+            if pairs
+            else None
         )
         self.masks = None
         if pairs and version == 2:
@@ -172,7 +176,9 @@ class ClearView(SceneSource):
         self.clear = list_images(clear_root)
         self.names = [path.relative_to(clear_root).with_suffix("").as_posix() for path in self.clear]
         self.damaged = (
-            None if noise is None else match_by_stem(self.clear, clear_root, _part(root, noise, "clearview"))
+            None
+            if noise is None
+            else match_by_stem(self.clear, clear_root, _part(root, noise, "clearview"), "damaged image")
         )
 
     def load(self, index: int) -> Scene:

@@ -23,7 +23,7 @@ class SingularValueLoss(nn.Module):
 
     Every channel is one matrix of H × W pixels, or one for each patch. Singular values grow with the image:
     :math:`\sigma_1` is at most :math:`\sqrt{HW}` times the root mean square of the pixels. The paper does
-    not speak of a scale; ``normalise`` divides by :math:`\sqrt{HW}`, which makes the loss independent of size.
+    not speak of a scale; ``normalise`` divides by :math:`\sqrt{HW}`: independent of size.
 
     Args:
         k: Number of leading singular values.

@@ -1,0 +1,144 @@
+"""Published dataset layouts, on generated files and on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igll.data.sources import AID, RICE, ClearView, ImageFolder, Synthetic, cloud_from_difference
+from igll.errors import InputError
+
+RNG = np.random.default_rng(1)
+
+
+def picture(path: Path, values: np.ndarray | None = None, size: tuple[int, int] = (40, 48)) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = RNG.integers(0, 256, (*size, 3), dtype=np.uint8) if values is None else values
+    Image.fromarray(values).save(path)
+    return values
+
+
+def disc(height: int, width: int) -> np.ndarray:
+    rows, columns = np.ogrid[:height, :width]
+    return (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 4) ** 2
+
+
+def test_folder_reads_any_mix_recursively(tmp_path: Path):
+    values = picture(tmp_path / "b" / "one.png")
+    picture(tmp_path / "two.jpg")
+    picture(tmp_path / "c" / "d" / "three.tif")
+    picture(tmp_path / "four.WEBP")
+    folder = ImageFolder(tmp_path)
+    assert folder.names == ["b/one.png", "c/d/three.tif", "four.WEBP", "two.jpg"]
+    scene = folder.load(0)
+    np.testing.assert_allclose(scene.target_HWC, values / 255, atol=1e-7)
+    assert scene.mask_HW is None and scene.input_HWC is scene.target_HWC
+
+
+def test_folder_with_masks_and_references(tmp_path: Path):
+    hole = disc(40, 48)
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "masks" / "a.png", np.repeat(hole[..., None] * np.uint8(255), 3, 2))
+    other = picture(tmp_path / "other_date" / "a.png")
+    folder = ImageFolder(tmp_path / "images", masks=tmp_path / "masks", references=tmp_path / "other_date")
+    scene = folder.load(0)
+    np.testing.assert_array_equal(scene.mask_HW, hole)
+    np.testing.assert_allclose(scene.edge_source_HWC, other / 255, atol=1e-7)
+
+
+def test_folder_names_the_first_unmatched_image_and_a_mask_of_another_size(tmp_path: Path):
+    for name in "ab":
+        picture(tmp_path / "images" / f"{name}.png")
+    picture(tmp_path / "masks" / "a.png", size=(40, 50))
+    with pytest.raises(InputError, match=r"b\.png"):
+        ImageFolder(tmp_path / "images", masks=tmp_path / "masks")
+    picture(tmp_path / "masks" / "b.png")
+    with pytest.raises(InputError, match=r"masks/a\.png: is 50×40 pixels, but .*images/a\.png is 48×40"):
+        ImageFolder(tmp_path / "images", masks=tmp_path / "masks").load(0)
+
+
+def test_aid_layout_on_real_files(shared: Path):
+    aid = AID(shared / "data" / "aid_150")
+    assert len(aid) == 300
+    assert len({name.split("/")[0] for name in aid.names}) == 30
+    assert aid.load(7).target_HWC.shape == (150, 150, 3)
+
+
+def test_aid_refuses_a_flat_folder(tmp_path: Path):
+    picture(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"'a\.jpg' is not in a class folder"):
+        AID(tmp_path)
+
+
+def test_rice1_pairs_on_real_files(shared: Path):
+    root = shared / "data" / "rice1"
+    labels, pairs = RICE(root, 1), RICE(root, 1, pairs=True)
+    assert len(labels) == len(pairs) == 100 and labels.names == pairs.names
+    assert labels.load(0).mask_HW is None
+    shares = []
+    for index in range(0, 100, 10):
+        scene = pairs.load(index)
+        assert scene.mask_HW is not None and scene.mask_HW.shape == scene.target_HWC.shape[:2]
+        np.testing.assert_array_equal(scene.target_HWC, labels.load(index).target_HWC)
+        shares.append(scene.mask_HW.mean())
+        gap = np.abs(scene.input_HWC - scene.target_HWC).mean(2)
+        clear_of_it, thick = gap[~scene.mask_HW], scene.mask_HW[gap > 0.24]
+        assert clear_of_it.size == 0 or clear_of_it.mean() < 0.12
+        assert thick.size == 0 or thick.mean() > 0.95
+    assert max(shares) > 0.1
+
+
+def test_rice2_layout_uses_its_own_masks(tmp_path: Path):
+    hole = disc(40, 48)
+    clear = picture(tmp_path / "label" / "7.png")
+    cloudy = picture(tmp_path / "cloud" / "7.png")
+    picture(tmp_path / "mask" / "7.png", np.repeat(hole[..., None] * np.uint8(255), 3, 2))
+    scene = RICE(tmp_path, 2, pairs=True).load(0)
+    np.testing.assert_allclose(scene.target_HWC, clear / 255, atol=1e-7)
+    np.testing.assert_allclose(scene.input_HWC, cloudy / 255, atol=1e-7)
+    np.testing.assert_array_equal(scene.mask_HW, hole)
+    assert RICE(tmp_path, 2).load(0).mask_HW is None
+
+
+def test_rice_names_the_missing_folder(tmp_path: Path):
+    picture(tmp_path / "label" / "7.png")
+    assert len(RICE(tmp_path, 1)) == 1
+    with pytest.raises(InputError, match=r"has no folder 'cloud', which data\.name=rice1 needs"):
+        RICE(tmp_path, 1, pairs=True)
+
+
+@pytest.mark.parametrize("noise", ["salt_pepper", "slc_off", "cloud"])
+def test_clearview_pairs_find_the_damage(tmp_path: Path, noise: str):
+    clear = np.full((60, 60, 3), 90, np.uint8)
+    hole = disc(60, 60)
+    picture(tmp_path / "clear" / "s1.png", clear)
+    picture(tmp_path / noise / "s1.png", np.where(hole[..., None], 250, clear).astype(np.uint8))
+    scene = ClearView(tmp_path, noise).load(0)
+    assert scene.mask_HW is not None and scene.mask_HW[hole].all()
+    if noise != "cloud":  # a cloud's rim is widened, exact damage is not
+        np.testing.assert_array_equal(scene.mask_HW, hole)
+    assert ClearView(tmp_path).load(0).mask_HW is None
+
+
+def test_cloud_is_found_where_the_pair_differs():
+    clear = np.full((80, 80, 3), 0.3, np.float32) + RNG.normal(0, 0.02, (80, 80, 3)).astype(np.float32)
+    cloud = disc(80, 80)
+    cloudy = np.where(cloud[..., None], 0.9, clear).astype(np.float32)
+    found = cloud_from_difference(clear, cloudy)
+    assert found[cloud].all()
+    assert found.sum() < 2.5 * cloud.sum()
+    assert not cloud_from_difference(clear, clear).any()
+
+
+def test_synthetic_scenes_are_seeded_and_kept():
+    source = Synthetic(3, 64, seed=5)
+    again = Synthetic(3, 64, seed=6)
+    assert source.names == ["synthetic-00005", "synthetic-00006", "synthetic-00007"]
+    np.testing.assert_array_equal(source.load(1).target_HWC, again.load(0).target_HWC)
+    assert source.load(2).target_HWC is source.load(2).target_HWC
+    assert Synthetic(1, 64, channels=1).load(0).target_HWC.shape == (64, 64, 1)
+    with pytest.raises(InputError, match=r"model\.image_channels"):
+        Synthetic(1, 64, channels=4)

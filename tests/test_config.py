@@ -1,0 +1,135 @@
+"""The configuration schema, its files and its error messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from igll.config import all_keys, load_config, save_config
+from igll.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PAPER = [
+    f"{data}_{ratio}{blind}"
+    for data in ("aid", "rice1", "rice2", "clearview")
+    for ratio in (10, 25, 77)
+    for blind in ("", "_blind")
+]
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "my.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_all_announced_configs_ship():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PAPER, "quickstart"}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_papers_protocol(name: str):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    data, ratio = name.split("_")[:2]
+    assert config.data.name == data and config.data.use == "label"
+    assert (config.data.crop_size, config.data.test_crop, config.data.test_fraction) == (256, "paper", 0.2)
+    assert (config.mask.kind, config.mask.placement) == ("square", "paper")
+    assert config.mask.ratio == pytest.approx(int(ratio) / 100)
+    assert (config.train.lr, config.train.betas) == (1e-4, [0.5, 0.9])
+    assert (config.train.batch_size, config.train.epochs) == (6, 40)
+    losses = config.losses
+    assert (losses.perceptual, losses.style, losses.local, losses.adversarial, losses.svd) == (
+        1,
+        5,
+        1,
+        0.03,
+        1,
+    )
+    assert losses.backbone == "vgg19" and config.model.width == 32
+    blind = name.endswith("_blind")
+    assert config.model.structure_prior == ("learned" if blind else "oracle")
+    assert (config.model.prefill, config.model.residual) == (("pyramid", True) if blind else ("none", False))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_head_of_each_file_says_what_its_prior_means(name: str):
+    head = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").split("seed:")[0]
+    assert (
+        ("never an input" in head)
+        if name.endswith("_blind")
+        else ("ORACLE" in head and "oracle edges" in head)
+    )
+
+
+def test_overrides_win_and_are_typed(written):
+    config = load_config(
+        written("train: {batch_size: 4}\n"), ["train.batch_size=9", "mask.ratio=[0.1, 0.4]", "device=cpu"]
+    )
+    assert config.train.batch_size == 9
+    assert config.mask.ratio == [0.1, 0.4]
+    assert config.device == "cpu"
+
+
+def test_scientific_notation_without_a_point_is_a_number(written):
+    assert load_config(written("train: {lr: 1e-3}\n")).train.lr == 1e-3
+
+
+def test_a_saved_configuration_reads_back_equal(written, tmp_path: Path):
+    config = load_config(written("seed: 5\nmask: {kind: cloud, ratio: [0.2, 0.3]}\n"))
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    spelled_out = yaml.safe_load((tmp_path / "resolved.yaml").read_text())
+    assert set(spelled_out["train"]) == {key.split(".")[1] for key in all_keys() if key.startswith("train.")}
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("model: {widht: 3}", [], ["my.yaml", "model.widht", "did you mean 'model.width'"]),
+        ("", ["widht=3"], ["'widht=3'", "did you mean 'model.width'"]),
+        ("trian: {lr: 1}", [], ["my.yaml", "'trian'", "did you mean 'train'"]),
+        ("", ["train.bath_size=3"], ["train.bath_size=3", "did you mean 'train.batch_size'"]),
+        (
+            "train: {batch_size: 0}",
+            [],
+            ["my.yaml", "train.batch_size", "greater than or equal to 1", "got 0"],
+        ),
+        ("train: {batch_size: many}", [], ["train.batch_size", "integer", "'many'"]),
+        ("", ["mask.ratio=1.5"], ["mask.ratio=1.5", "less than or equal to 0.95"]),
+        ("", ["mask.ratio=[0.5, 0.1]"], ["mask.ratio", "the smaller first"]),
+        ("", ["data.name=aids"], ["data.name", "'aid'", "got 'aids'"]),
+        ("", ["device=gpu"], ["device", "use auto, cpu, cuda"]),
+        ("", ["losses.svd=.nan"], ["losses.svd", "finite"]),
+        ("", ["model.width=30"], ["model.width", "multiple of 4"]),
+        ("model: 3", [], ["my.yaml", "model", "is a section"]),
+        ("", ["nonsense"], ["'nonsense'", "key.sub=value"]),
+        ("- a\n- b", [], ["my.yaml", "mapping"]),
+        ("a: [", [], ["my.yaml", "not valid YAML"]),
+    ],
+)
+def test_mistakes_are_one_clear_line(written, text: str, overrides: list[str], expected: list[str]):
+    with pytest.raises(InputError) as caught:
+        load_config(written(text or "seed: 1"), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in expected:
+        assert part in message
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"absent\.yaml: cannot read the config: No such file"):
+        load_config(tmp_path / "absent.yaml")
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(InputError, match=r"picture\.yaml: not a text file"):
+        load_config(tmp_path / "picture.yaml")
+
+
+def test_unsafe_yaml_is_refused(written):
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(written("seed: !!python/object/apply:os.getcwd []"))
