@@ -1,0 +1,124 @@
+"""Entry points: read the arguments, load the configuration, call the engine.
+
+Exit codes: 0 done, 2 bad input, 1 failed, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from igll.errors import InputError, NumericsError
+
+OVERRIDES = "settings that replace the config's, such as train.batch_size=4 (several may follow)"
+
+
+def train(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point ``igll-train``."""
+    parser = argparse.ArgumentParser("igll-train", description="Train an inpainting network.")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--out", help="folder of the run (default: runs/NAME-OF-CONFIG)")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> int:
+        from igll.config import load_config
+
+        config = load_config(options.config, options.overrides)
+        out = Path(options.out or Path("runs") / Path(options.config).stem)
+        from igll.engine.train import train as run
+
+        code = run(config, out, options.resume)
+        if code == 0:
+            print(f"done: {out}/checkpoints/best.pt, {out}/metrics.jsonl, {out}/sheets/")
+        return code
+
+    _exit(work)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point ``igll-eval``."""
+    parser = argparse.ArgumentParser("igll-eval", description="Measure a trained network on a test set.")
+    parser.add_argument("--config", required=True, help="YAML file that names data, masks and metrics")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint written by igll-train")
+    parser.add_argument("--out", required=True, help="folder for metrics.json, the table and the pictures")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> int:
+        from igll.config import load_config
+
+        config = load_config(options.config, options.overrides)
+        from igll.engine.evaluate import evaluate as run
+
+        run(config, options.checkpoint, Path(options.out))
+        return 0
+
+    _exit(work)
+
+
+def infer(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point ``igll-infer``."""
+    parser = argparse.ArgumentParser(
+        "igll-infer",
+        description="Fill the holes of images. Known pixels come back bit-identical.",
+    )
+    parser.add_argument("--checkpoint", required=True, help="checkpoint written by igll-train")
+    parser.add_argument("--images", required=True, help="an image, or a folder of images")
+    parser.add_argument("--masks", required=True, help="a mask, or a folder of masks with the images' names")
+    parser.add_argument("--out", required=True, help="folder for the filled images")
+    parser.add_argument(
+        "--hole",
+        choices=("white", "black", "nonzero"),
+        default="white",
+        help="what marks a missing pixel in a mask (default: white)",
+    )
+    guide = parser.add_mutually_exclusive_group()
+    guide.add_argument("--edges", help="edge map(s) of the complete scene, white = edge")
+    guide.add_argument("--reference", help="image(s) of the same place at another time, for their edges")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> int:
+        from igll.engine.infer import InferRequest
+        from igll.engine.infer import infer as run
+
+        request = InferRequest(
+            checkpoint=options.checkpoint,
+            images=Path(options.images),
+            masks=Path(options.masks),
+            out=Path(options.out),
+            hole=options.hole,
+            edges=None if options.edges is None else Path(options.edges),
+            reference=None if options.reference is None else Path(options.reference),
+            overrides=options.overrides,
+        )
+        return run(request)
+
+    _exit(work)
+
+
+def _exit(work: Callable[[], int]) -> NoReturn:
+    """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
+    try:
+        code = work()
+    except InputError as error:
+        code = _fail(str(error), 2)
+    except NumericsError as error:
+        code = _fail(f"stopped before the update: {error}", 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    return code

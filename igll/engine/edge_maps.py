@@ -1,0 +1,61 @@
+"""Making the edge maps of a dataset's images before they are needed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from igll.config import Config
+from igll.data.datasets import InpaintingDataset
+from igll.data.edge_cache import EdgeCache
+from igll.models.edges import EdgeDetector, build_edge_detector
+
+
+def edges_needed(config: Config, training: bool) -> bool:
+    """Whether ground-truth edge maps are used at all.
+
+    ``oracle`` and ``reference`` feed them to the generator; ``learned`` and the discriminator need them
+    as target and condition, in training alone.
+    """
+    prior = config.model.structure_prior
+    return prior in ("oracle", "reference") or (training and prior == "learned")
+
+
+def open_edge_cache(config: Config) -> tuple[EdgeCache, EdgeDetector]:
+    """The configured detector, and the cache of its maps.
+
+    Raises:
+        InputError: If the detector's weights are missing or wrong.
+    """
+    detector = build_edge_detector(config.edges.detector, config.edges.weights)
+    return EdgeCache(config.edges.cache, detector.fingerprint), detector
+
+
+@torch.inference_mode()
+def prepare_edge_maps(
+    dataset: InpaintingDataset, cache: EdgeCache, detector: EdgeDetector, device: torch.device
+) -> int:
+    """Detect and store the edge map of every image of a dataset that the cache does not have yet.
+
+    Reads every image, so a damaged file is named here, before training starts.
+
+    Returns:
+        Number of maps made.
+    """
+    detector = detector.to(device)
+    made = 0
+    with ThreadPoolExecutor(2) as readers:  # decoding runs ahead of detection, a few images at a time
+        for start in tqdm(range(0, len(dataset), 16), desc="edge maps", unit="×16", leave=False):
+            chunk = dataset.indices[start : start + 16]
+            for scene in readers.map(dataset.source.load, chunk):
+                image_HWC = scene.edge_source_HWC
+                if cache.path(image_HWC).exists():
+                    continue
+                signed = torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1))) * 2 - 1
+                edge_HW = detector(signed[None].to(device))[0, 0].float().cpu().numpy()
+                cache.save(image_HWC, edge_HW)
+                made += 1
+    return made

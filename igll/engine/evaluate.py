@@ -1,0 +1,202 @@
+"""Evaluation: every metric on every test image, the network beside the floors (section 4.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from igll.baselines import CLASSICAL
+from igll.config import Config
+from igll.data.datasets import InpaintingDataset, Sample, build_dataset
+from igll.engine.checkpoint import load_generator
+from igll.engine.devices import choose_device
+from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps
+from igll.engine.validate import fill_sample, to_picture, to_unit
+from igll.metrics import MetricSuite, average
+from igll.report.figures import paint_hole, picture_sheet
+from igll.report.files import write_csv, write_json, write_text
+from igll.report.tables import Column, markdown_table, metric_columns, text_table
+
+Fill = Callable[[Sample], Tensor]
+NETWORK = "IGLL"
+TITLES = {"mean_of_known": "mean of known", "fill_nodata": "GDAL fill-nodata"}
+
+
+@dataclass
+class Method:
+    """One way to fill holes, and what was measured of it.
+
+    Attributes:
+        name: Its name in tables.
+        fill: Maps a batch to result_BCHW in [-1, 1].
+        suite: Its metrics.
+        oracle: Whether it was given edges of the ground truth.
+        values: Metric → one value per image.
+    """
+
+    name: str
+    fill: Fill
+    suite: MetricSuite
+    oracle: bool = False
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """Means over the images, the set metrics, and why some have no value."""
+        means: dict[str, Any] = {name: average(values) for name, values in self.values.items()}
+        means |= self.suite.compute()
+        return {"method": self.name, "oracle": self.oracle, "unavailable": self.suite.unavailable, **means}
+
+
+def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
+    """Measure a checkpoint on the test part of a dataset.
+
+    Writes ``metrics.json``, ``table.md``, ``per_image.csv`` and ``pictures.png`` below ``out`` and prints
+    the table. Metrics are taken of 8-bit composites, as a file would hold them.
+
+    Args:
+        config: Data, masks and metrics. The network's own settings come from the checkpoint.
+        checkpoint: Checkpoint written by igll-train.
+        out: Folder for the results.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        InputError: If the input has to change; see the message.
+    """
+    device = choose_device(config.device)
+    generator, trained, step = load_generator(checkpoint, config.eval.weights, device)
+    config = config.model_copy(update={"model": trained.model, "edges": _edges(config, trained)})
+    dataset = _open_data(config, device)
+    oracle = trained.model.structure_prior == "oracle" or (
+        trained.model.structure_prior == "reference" and not config.data.reference_root
+    )
+
+    def suite() -> MetricSuite:
+        return MetricSuite(config.eval.metrics, config.eval.lpips_net, config.allow_download, device)
+
+    methods = [Method(TITLES[name], _classical(name), suite()) for name in config.eval.floors]
+    methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite(), oracle))
+    pictures = _measure(methods, dataset, config)
+
+    rows = [method.row() for method in methods]
+    result = {
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "weights": config.eval.weights,
+        "structure_prior": trained.model.structure_prior,
+        "label": "oracle edges" if oracle else "",
+        "images": len(dataset),
+        "data": config.data.model_dump(),
+        "mask": config.mask.model_dump(),
+        "lpips_net": config.eval.lpips_net,
+        "methods": {row["method"]: _numbers(row, method) for row, method in zip(rows, methods, strict=True)},
+        "unavailable": methods[-1].suite.unavailable,
+    }
+    _write(result, rows, methods, dataset, pictures, config, out)
+    return result
+
+
+def _edges(config: Config, trained: Config) -> Any:
+    """The detector that the checkpoint was trained with, from where this machine keeps its weights."""
+    weights = (
+        config.edges.weights if config.edges.detector == trained.edges.detector else trained.edges.weights
+    )
+    return trained.edges.model_copy(update={"weights": weights, "cache": config.edges.cache})
+
+
+def _open_data(config: Config, device: torch.device) -> InpaintingDataset:
+    """The test images, with edge maps if the generator is given any."""
+    if not edges_needed(config, training=False):
+        return build_dataset(config, "test")
+    cache, detector = open_edge_cache(config)
+    dataset = build_dataset(config, "test", cache)
+    prepare_edge_maps(dataset, cache, detector, device)
+    return dataset
+
+
+def _classical(name: str) -> Fill:
+    fill = CLASSICAL[name]
+    return lambda sample: fill(sample["image"], sample["mask"])
+
+
+@torch.inference_mode()
+def _measure(
+    methods: list[Method], dataset: InpaintingDataset, config: Config
+) -> list[list[NDArray[np.uint8]]]:
+    """Run every method over the test set, one batch at a time; return the first images as pictures."""
+    loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
+    pictures: list[list[NDArray[np.uint8]]] = []
+    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False):
+        target = to_unit(sample["target"])
+        results = []
+        for method in methods:
+            result = to_unit(method.fill(sample)).cpu()
+            for name, values in method.suite.update(result, target, sample["mask"]).items():
+                method.values.setdefault(name, []).extend(values)
+            results.append(result)
+        for index in range(min(len(target), config.eval.pictures - len(pictures))):
+            hole = paint_hole(to_picture(to_unit(sample["image"][index])), sample["mask"][index, 0].numpy())
+            shown = [to_picture(result[index]) for result in results]
+            pictures.append([hole, *shown, to_picture(target[index])])
+    return pictures
+
+
+def _numbers(row: dict[str, Any], method: Method) -> dict[str, Any]:
+    """A method's means and standard errors for the JSON file."""
+    means = {name: value for name, value in row.items() if name not in ("method", "oracle", "unavailable")}
+    errors = {name: _standard_error(values) for name, values in method.values.items()}
+    return {**means, "standard_error": errors, "oracle_edges": method.oracle}
+
+
+def _standard_error(values: list[float]) -> float:
+    finite = np.array([value for value in values if math.isfinite(value)])
+    return float(finite.std(ddof=1) / math.sqrt(len(finite))) if len(finite) > 1 else math.nan
+
+
+def _write(
+    result: dict[str, Any],
+    rows: list[dict[str, Any]],
+    methods: list[Method],
+    dataset: InpaintingDataset,
+    pictures: list[list[NDArray[np.uint8]]],
+    config: Config,
+    out: Path,
+) -> None:
+    """Write all result files and print the table."""
+    columns = [Column("method", "method"), *metric_columns(config.eval.metrics)]
+    ratio = config.mask.ratio
+    caption = (
+        f"{len(dataset)} images of {config.data.name}, crop {config.data.crop_size}, "
+        f"{config.mask.kind} holes, ratio {ratio}, LPIPS ({config.eval.lpips_net})"
+        + (f", {result['label']}" if result["label"] else "")
+    )
+    write_json(out / "metrics.json", result)
+    write_text(out / "table.md", f"{caption}\n\n{markdown_table(rows, columns)}")
+    lines = [
+        {
+            "image": dataset.name(index),
+            "method": method.name,
+            "oracle_edges": method.oracle,
+            **{name: values[index] for name, values in method.values.items()},
+        }
+        for method in methods
+        for index in range(len(dataset))
+    ]
+    write_csv(out / "per_image.csv", lines)
+    if pictures:
+        names = [method.name + (" (oracle edges)" if method.oracle else "") for method in methods]
+        titles = [dataset.name(index) for index in range(len(pictures))]
+        picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=caption)
+    files = "metrics.json, table.md, per_image.csv, pictures.png"
+    print(f"{caption}\n\n{text_table(rows, columns)}\nwritten below {out}: {files}")

@@ -1,0 +1,163 @@
+"""What the generator and the discriminator minimise: the weighted losses of section 3.6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from igll.config import LossConfig
+from igll.errors import InputError
+from igll.losses import (
+    EdgeCompletionLoss,
+    FeatureMatchingLoss,
+    GeometricAlignmentLoss,
+    LocalL1Loss,
+    PerceptualLoss,
+    RelativisticAverageLoss,
+    SelfGuidedRegressionLoss,
+    SingularValueLoss,
+    StyleLoss,
+    VGGFeatures,
+)
+from igll.models.discriminator import Discriminator, Judgement, Rectangle
+from igll.models.generator import GeneratorOutput
+
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class Batch:
+    """One batch on the training device.
+
+    Attributes:
+        image_BCHW: Input in [-1, 1].
+        target_BCHW: Ground truth in [-1, 1].
+        mask_B1HW: 1 = missing.
+        edge_B1HW: Edge map of the ground truth, if edges are in use.
+        rectangles: The holes, if they are equal rectangles.
+        indices: Positions in the dataset, for error messages.
+    """
+
+    image_BCHW: Tensor
+    target_BCHW: Tensor
+    mask_B1HW: Tensor
+    edge_B1HW: Tensor | None
+    rectangles: list[Rectangle] | None
+    indices: list[int]
+
+
+class Objectives(nn.Module):
+    """Computes every loss term that has a weight, raw, and their weighted sum.
+
+    Args:
+        config: Weights and settings.
+        learned_edges: Whether the generator completes its own edges.
+        crop_size: Side of the training crops; the singular values asked for must exist.
+        allow_download: Fetch missing VGG weights.
+
+    Raises:
+        InputError: If VGG weights are needed and missing, or a setting does not fit the crop.
+    """
+
+    def __init__(
+        self, config: LossConfig, learned_edges: bool, crop_size: int, allow_download: bool = False
+    ) -> None:
+        super().__init__()
+        side = config.svd_patch or crop_size
+        if config.svd_leading > side:
+            raise InputError(
+                f"losses.svd_leading: {config.svd_leading} singular values of a matrix of side {side} "
+                "do not exist; lower it or enlarge losses.svd_patch or data.crop_size"
+            )
+        self.config = config
+        self.learned_edges = learned_edges
+        self.local = LocalL1Loss()
+        self.singular_values = SingularValueLoss(config.svd_leading, config.svd_patch, config.svd_normalise)
+        self.edge = EdgeCompletionLoss()
+        self.adversarial = RelativisticAverageLoss()
+        self.perceptual = PerceptualLoss(config.feature_scale)
+        self.style = StyleLoss(config.feature_scale)
+        self.self_guided = SelfGuidedRegressionLoss(config.feature_scale)
+        self.alignment = GeometricAlignmentLoss()
+        self.feature_matching = FeatureMatchingLoss()
+        needs_features = config.perceptual or config.style or config.self_guided or config.alignment
+        self.features = (
+            VGGFeatures(config.backbone, config.vgg_weights, allow_download, config.vgg_normalisation)
+            if needs_features
+            else None
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each generator term."""
+        names = (
+            "local", "pixel", "perceptual", "style", "adversarial", "svd", "edge",
+            "self_guided", "alignment", "feature_matching",
+        )  # fmt: skip
+        return {name: getattr(self.config, name) for name in names}
+
+    def generator(
+        self, output: GeneratorOutput, batch: Batch, real: Judgement | None, fake: Judgement | None
+    ) -> tuple[Tensor, Terms]:
+        """The generator's loss (L_overall of section 3.6).
+
+        Args:
+            output: The generator's output for the batch.
+            batch: The batch.
+            real: The discriminator's judgement of the ground truth; None without adversarial terms.
+            fake: Its judgement of PERN's composite, with gradient.
+
+        Returns:
+            Weighted sum, and every term before weighting.
+        """
+        weights, target, mask = self.weights, batch.target_BCHW, batch.mask_B1HW
+        result = output.perception_BCHW.float()
+        terms: Terms = {}
+        if weights["local"]:
+            terms["local"] = self.local(result, target, mask)
+        if weights["pixel"]:
+            terms["pixel"] = self.local(output.pixel_BCHW.float(), target, mask)
+        if weights["svd"]:
+            terms["svd"] = self.singular_values(result, target)
+        if weights["edge"] and output.edge_logits_B1HW is not None and batch.edge_B1HW is not None:
+            terms["edge"] = self.edge(output.edge_logits_B1HW, batch.edge_B1HW, mask)
+        if self.features is not None:
+            terms |= self._feature_terms(result, target)
+        if real is not None and fake is not None:
+            if weights["adversarial"]:
+                terms["adversarial"] = self.adversarial.generator(real.logits_B1, fake.logits_B1)
+            if weights["feature_matching"]:
+                terms["feature_matching"] = self.feature_matching(fake.features, real.features)
+        total = sum((weights[name] * term for name, term in terms.items()), start=result.new_zeros(()))
+        return total, terms
+
+    def _feature_terms(self, result_BCHW: Tensor, target_BCHW: Tensor) -> Terms:
+        """Terms on VGG features: one pass over the result, one without gradient over the target."""
+        assert self.features is not None  # noqa: S101  (narrows for the type checker)
+        found = self.features(result_BCHW)
+        with torch.no_grad():
+            wanted = self.features(target_BCHW)
+        terms: Terms = {}
+        if self.config.perceptual:
+            terms["perceptual"] = self.perceptual(found, wanted)
+        if self.config.style:
+            terms["style"] = self.style(found, wanted)
+        if self.config.self_guided:
+            terms["self_guided"] = self.self_guided(result_BCHW, target_BCHW, found, wanted)
+        if self.config.alignment:
+            terms["alignment"] = self.alignment(found, wanted)
+        return terms
+
+    def discriminator(
+        self, discriminator: Discriminator, batch: Batch, result_BCHW: Tensor, conditional: bool
+    ) -> Tensor:
+        """The discriminator's loss (L_dis of section 3.6) on real images and detached composites."""
+        edge = batch.edge_B1HW if conditional else None
+        real = discriminator(batch.target_BCHW, edge, batch.rectangles)
+        fake = discriminator(result_BCHW, edge, batch.rectangles)
+        gap = None
+        if self.config.svd and self.config.svd_discriminator:
+            gap = self.singular_values.gap_per_sample(result_BCHW.float(), batch.target_BCHW)
+        return self.adversarial.discriminator(real.logits_B1, fake.logits_B1, gap)

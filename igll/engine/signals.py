@@ -1,0 +1,41 @@
+"""Stopping on request: finish the step, save, leave with the right exit code."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once.
+
+    Use as a context manager; outside it the signals do what they did before.
+
+    Attributes:
+        exit_code: 130 or 143 once a signal came, else None.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in EXIT_CODES:
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = EXIT_CODES[signal.Signals(number)]
+        for known in EXIT_CODES:
+            signal.signal(known, signal.SIG_DFL)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Let a loader's worker outlive Ctrl-C: the main process decides when the work ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,101 @@
+"""Watching a run: hole PSNR and a picture sheet on a few fixed images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from igll.config import Config
+from igll.data.datasets import InpaintingDataset, Sample
+from igll.metrics.image import hole_psnr, psnr
+from igll.models import Generator
+from igll.report.figures import paint_hole, picture_sheet
+
+SHEET_ROWS = 6
+
+
+def to_unit(image_BCHW: Tensor) -> Tensor:
+    """From [-1, 1] to [0, 1], rounded to the 256 values that an 8-bit file can hold."""
+    return ((image_BCHW.float() + 1) * 127.5).round().clamp(0, 255) / 255
+
+
+def to_picture(image_CHW: Tensor) -> NDArray[np.uint8]:
+    """An image in [0, 1] as uint8 HWC for a person: grey or the first three bands."""
+    shown = image_CHW[:3] if image_CHW.shape[0] >= 3 else image_CHW[:1].expand(3, -1, -1)
+    return np.rint(shown.cpu().numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
+def fill_sample(generator: Generator, sample: Sample, device: torch.device) -> Tensor:
+    """Fill a batch of a dataset.
+
+    Returns:
+        PERN's composite_BCHW in [-1, 1], on the device.
+    """
+    edge = sample["edge"].to(device) if generator.structure_prior in ("oracle", "reference") else None
+    filled: Tensor = generator(sample["image"].to(device), sample["mask"].to(device), edge)[1]
+    return filled
+
+
+class Validation:
+    """A few fixed test images, filled again and again while a run goes on.
+
+    Args:
+        dataset: The images.
+        config: Batch size and workers.
+        folder: Where picture sheets are written.
+        device: Where to fill.
+    """
+
+    def __init__(
+        self, dataset: InpaintingDataset, config: Config, folder: Path, device: torch.device
+    ) -> None:
+        self.dataset, self.folder, self.device = dataset, folder, device
+        self.loader: DataLoader[Sample] = DataLoader(
+            dataset, config.eval.batch_size, num_workers=0, generator=torch.Generator()
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)
+
+    @torch.no_grad()
+    def scores(self, generator: Generator) -> dict[str, float]:
+        """Mean PSNR in dB, of the whole image and of the hole, over images that have a hole."""
+        values: dict[str, list[Tensor]] = {"psnr_hole": [], "psnr": []}
+        training = generator.training
+        generator.eval()
+        for sample in self.loader:
+            result = to_unit(fill_sample(generator, sample, self.device)).cpu()
+            target = to_unit(sample["target"])
+            values["psnr_hole"].append(hole_psnr(result, target, sample["mask"]))
+            values["psnr"].append(psnr(result, target))
+        generator.train(training)
+        return {name: float(torch.cat(parts).nanmean()) for name, parts in values.items()}
+
+    @torch.no_grad()
+    def sheet(self, generator: Generator, step: int) -> Image:
+        """Picture sheet of the first images: input, filled, truth."""
+        sample = default_collate([self.dataset[index] for index in range(min(SHEET_ROWS, len(self.dataset)))])
+        training = generator.training
+        generator.eval()
+        results = to_unit(fill_sample(generator, sample, self.device)).cpu()
+        generator.train(training)
+        rows = []
+        for image, result, target, mask in zip(
+            to_unit(sample["image"]), results, to_unit(sample["target"]), sample["mask"], strict=True
+        ):
+            hole = paint_hole(to_picture(image), mask[0].numpy())
+            rows.append([hole, to_picture(result), to_picture(target)])
+        return picture_sheet(
+            rows,
+            ["input", "filled", "truth"],
+            [self.dataset.name(index) for index in range(len(rows))],
+            self.folder / f"step_{step:07d}.png",
+            caption=f"step {step}" + (", oracle edges" if generator.structure_prior == "oracle" else ""),
+        )

@@ -1,0 +1,130 @@
+"""Evaluation: right numbers, honest labels, all promised files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from igll.data.datasets import build_dataset
+from igll.engine.checkpoint import load_generator
+from igll.engine.evaluate import evaluate
+from igll.engine.train import train
+from igll.errors import InputError
+
+
+@pytest.fixture
+def run(small, tmp_path: Path):
+    def make(**sections) -> str:
+        train(small(train={"max_steps": 1}, **sections), tmp_path / "run")
+        return str(tmp_path / "run" / "checkpoints" / "last.pt")
+
+    return make
+
+
+def test_all_promised_files_and_the_printed_table(small, run, tmp_path: Path, capsys):
+    result = evaluate(small(), run(), tmp_path / "eval")
+    out = tmp_path / "eval"
+    written = json.loads((out / "metrics.json").read_text())
+    assert written["methods"]["IGLL"]["psnr_hole"] == result["methods"]["IGLL"]["psnr_hole"]
+    assert written["images"] == 2 and written["structure_prior"] == "learned" and written["label"] == ""
+    assert written["methods"].keys() == {"mean of known", "IGLL"}
+    rows = list(csv.DictReader((out / "per_image.csv").open()))
+    assert len(rows) == 4 and {row["method"] for row in rows} == {"mean of known", "IGLL"}
+    assert Image.open(out / "pictures.png").width > 300
+    printed = capsys.readouterr().out
+    assert "mean of known" in printed and "IGLL" in printed and "metrics.json" in printed
+    assert (out / "table.md").read_text().count("|") > 10
+
+
+def test_the_numbers_are_those_of_8_bit_composites(small, run, tmp_path: Path):
+    config, checkpoint = small(), run()
+    result = evaluate(config, checkpoint, tmp_path / "eval")
+    generator = load_generator(checkpoint)[0]
+    dataset = build_dataset(config, "test")
+    whole, holes, floor = [], [], []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        truth = np.rint((sample["target"].numpy().astype(np.float64) + 1) * 127.5)
+        with torch.no_grad():
+            filled = np.rint(
+                (generator(sample["image"][None], sample["mask"][None])[1][0].numpy() + 1) * 127.5
+            )
+        hole = np.broadcast_to(sample["mask"].numpy() > 0, truth.shape)
+        mean = np.stack(
+            [np.full(band.shape, band[~gap].mean()) for band, gap in zip(truth, hole, strict=True)]
+        )
+        for values, error in (
+            (whole, ((filled - truth) ** 2).mean()),
+            (holes, ((filled - truth)[hole] ** 2).mean()),
+            (floor, ((np.rint(mean) - truth)[hole] ** 2).mean()),
+        ):
+            values.append(10 * math.log10(255**2 / error))
+    found = result["methods"]
+    assert found["IGLL"]["psnr"] == pytest.approx(np.mean(whole), abs=1e-4)
+    assert found["IGLL"]["psnr_hole"] == pytest.approx(np.mean(holes), abs=1e-4)
+    assert found["mean of known"]["psnr_hole"] == pytest.approx(np.mean(floor), abs=1e-2)
+    error = np.std(holes, ddof=1) / math.sqrt(len(holes))
+    assert found["IGLL"]["standard_error"]["psnr_hole"] == pytest.approx(error, rel=1e-3)
+
+
+def test_workers_and_batches_change_nothing(small, run, tmp_path: Path):
+    checkpoint = run()
+    results = [
+        evaluate(small(data={"workers": workers}, eval={"batch_size": batch}), checkpoint, tmp_path / "eval")
+        for workers, batch in ((0, 1), (2, 2))
+    ]
+    first, second = (result["methods"]["IGLL"] for result in results)
+    assert all(first[name] == pytest.approx(second[name], abs=1e-6) for name in ("psnr", "psnr_hole", "ssim"))
+
+
+def test_oracle_edges_are_labelled_everywhere(small, run, tmp_path: Path, capsys):
+    checkpoint = run(model={"structure_prior": "oracle"})
+    result = evaluate(small(model={"structure_prior": "learned"}), checkpoint, tmp_path / "eval")
+    assert result["structure_prior"] == "oracle" and result["label"] == "oracle edges"
+    assert (
+        result["methods"]["IGLL"]["oracle_edges"] and not result["methods"]["mean of known"]["oracle_edges"]
+    )
+    assert "oracle edges" in (tmp_path / "eval" / "table.md").read_text()
+    assert "oracle edges" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "eval" / "per_image.csv").open()))
+    assert {row["oracle_edges"] for row in rows if row["method"] == "IGLL"} == {"True"}
+
+
+def test_metrics_that_cannot_be_had_say_why_and_the_rest_runs(small, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    config = small(eval={"metrics": ["psnr_hole", "ms_ssim", "lpips", "fid", "kid"]})
+    result = evaluate(config, run(), tmp_path / "eval")
+    reasons = result["unavailable"]
+    assert "176" in reasons["ms_ssim"] and "alexnet" in reasons["lpips"]
+    assert "inception" in reasons["fid"].lower() and "inception" in reasons["kid"].lower()
+    assert math.isfinite(result["methods"]["IGLL"]["psnr_hole"])
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["methods"]["IGLL"]["lpips"] is None
+    printed = capsys.readouterr().out
+    assert "n/a" in printed and "176" in printed
+
+
+def test_lpips_with_the_real_squeeze_weights(small, run, tmp_path: Path, shared: Path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(shared / "weights" / "torch_home"))
+    config = small(eval={"metrics": ["psnr_hole", "lpips"], "lpips_net": "squeeze"})
+    result = evaluate(config, run(), tmp_path / "eval")
+    assert 0 < result["methods"]["IGLL"]["lpips"] < 1
+
+
+def test_fill_nodata_is_a_floor_of_the_same_table(small, run, tmp_path: Path):
+    config = small(eval={"floors": ["mean_of_known", "fill_nodata"]})
+    methods = evaluate(config, run(), tmp_path / "eval")["methods"]
+    assert list(methods) == ["mean of known", "GDAL fill-nodata", "IGLL"]
+    assert methods["GDAL fill-nodata"]["psnr_hole"] > methods["mean of known"]["psnr_hole"]
+
+
+def test_a_checkpoint_that_is_none_is_named(small, tmp_path: Path):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        evaluate(small(), str(tmp_path / "absent.pt"), tmp_path / "eval")
+    assert not (tmp_path / "eval").exists()

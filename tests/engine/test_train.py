@@ -1,0 +1,293 @@
+"""The training loop: it learns, records, stops, resumes exactly and refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from igll.config import TrainConfig, load_config
+from igll.engine import train as engine
+from igll.engine.checkpoint import load_checkpoint
+from igll.engine.train import learning_rate, train
+from igll.errors import InputError, NumericsError
+from tests.engine.conftest import QUICKSTART
+
+
+def lines(run: Path, split: str) -> list[dict]:
+    return [
+        line
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if line["split"] == split
+    ]
+
+
+def differing(first: object, second: object, where: str = "") -> list[str]:
+    """Paths at which two nested checkpoints differ, tensors compared bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [where]
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        return [path for key in first for path in differing(first[key], second[key], f"{where}.{key}")]
+    if isinstance(first, (list, tuple)):
+        return [
+            path
+            for index, (one, other) in enumerate(zip(first, second, strict=True))
+            for path in differing(one, other, f"{where}[{index}]")
+        ]
+    return [] if first == second else [where]
+
+
+def test_a_run_leaves_everything_it_promises(small, tmp_path: Path):
+    run = tmp_path / "run"
+    assert train(small(), run) == 0
+    assert load_config(run / "config.yaml") == small()
+    assert {line["step"] for line in lines(run, "train")} == set(range(1, 7))
+    assert [line["step"] for line in lines(run, "val")] == [3, 6]
+    terms = {"generator/local", "generator/pixel", "generator/svd", "generator/edge", "generator/adversarial"}
+    assert terms | {"generator/total", "discriminator/total"} <= lines(run, "train")[0].keys()
+    assert all(math.isfinite(line["generator/total"]) for line in lines(run, "train"))
+    assert (run / "checkpoints" / "best.pt").exists() and (run / "sheets" / "step_0000006.png").exists()
+    assert Image.open(run / "sheets" / "step_0000006.png").width > 200
+    assert any((run / "tensorboard").glob("events*"))
+    saved = load_checkpoint(run / "checkpoints" / "last.pt")
+    assert saved["step"] == 6 and saved["ema"].keys() == saved["generator"].keys()
+
+
+def test_training_learns_to_fill(small, tmp_path: Path):
+    """From an empty hole and fresh weights, the loss falls well below where it started."""
+    config = small(
+        model={"width": 8, "prefill": "none", "residual": False},
+        data={"limit": 2, "augment": False},
+        losses={"adversarial": 0},
+        mask={"placement": "center"},
+        train={"epochs": 1000, "max_steps": 60, "eval_every": 60, "checkpoint_every": 60},
+    )
+    train(config, tmp_path / "run")
+    values = [line["generator/local"] for line in lines(tmp_path / "run", "train")]
+    assert sum(values[-5:]) / 5 < 0.6 * values[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("prior", ["learned", "oracle"])
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small, tmp_path, monkeypatch, prior, workers):
+    config = small(model={"structure_prior": prior}, data={"workers": workers})
+    train(config, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    step = engine.train_step
+
+    def dies_in_step_six(state, *rest):
+        if state.step == 5:
+            raise Killed
+        return step(state, *rest)
+
+    monkeypatch.setattr(engine, "train_step", dies_in_step_six)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "killed")
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.pt")["step"] == 4
+    torch.manual_seed(1234)  # a new process starts with other random numbers
+    assert train(config, tmp_path / "killed", resume=True) == 0
+
+    whole, resumed = (
+        load_checkpoint(tmp_path / run / "checkpoints" / "last.pt") for run in ("whole", "killed")
+    )
+    assert differing(whole, resumed) == []
+    for split in ("train", "val"):
+        logs = [lines(tmp_path / run, split) for run in ("whole", "killed")]
+        assert [{**line, "time": 0} for line in logs[0]] == [{**line, "time": 0} for line in logs[1]]
+
+
+def test_kill_minus_nine_of_a_real_process_and_resume(tmp_path: Path):
+    overrides = [
+        "model.width=4", "data.crop_size=32", "data.synthetic_images=10", "train.batch_size=2",
+        "train.max_steps=40", "train.checkpoint_every=1", "train.eval_every=20", "train.eval_images=2",
+        "losses.svd_leading=4", "device=cpu", f"edges.cache={tmp_path / 'maps'}",
+    ]  # fmt: skip
+
+    def command(run: str) -> list[str]:
+        entry = "from igll.cli import train; train()"
+        arguments = ["--config", str(QUICKSTART), "--out", str(tmp_path / run), "--resume", *overrides]
+        return [sys.executable, "-c", entry, *arguments]
+
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.pt"
+    victim = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert 0 < load_checkpoint(checkpoint)["step"] < 40
+    for run in ("killed", "whole"):
+        subprocess.run(command(run), check=True, capture_output=True)
+    whole = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
+    assert differing(whole, load_checkpoint(checkpoint)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_leaves(small, tmp_path, monkeypatch, number, code):
+    step = engine.train_step
+
+    def signalled(state, *rest):
+        if state.step == 2:
+            os.kill(os.getpid(), number)
+        return step(state, *rest)
+
+    monkeypatch.setattr(engine, "train_step", signalled)
+    before = signal.getsignal(number)
+    assert train(small(train={"checkpoint_every": 100}), tmp_path / "run") == code
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 3
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_is_not_overwritten(small, tmp_path: Path):
+    train(small(train={"max_steps": 2}), tmp_path / "run")
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
+        train(small(), tmp_path / "run")
+    with pytest.raises(InputError, match="other model settings"):
+        train(small(model={"heads": 3}), tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match=r"discriminator.* differs"):
+        train(small(losses={"adversarial": 0}), tmp_path / "run", resume=True)
+
+
+def test_a_non_finite_loss_stops_before_the_update(small, tmp_path, monkeypatch):
+    before = {}
+
+    def poisoned(self, prediction, target, mask):
+        return prediction.sum() * math.nan
+
+    build = engine._build_state
+
+    def remembered(*arguments):
+        before["state"] = build(*arguments)
+        before["weights"] = {k: v.clone() for k, v in before["state"].generator.state_dict().items()}
+        return before["state"]
+
+    monkeypatch.setattr(engine, "_build_state", remembered)
+    monkeypatch.setattr("igll.losses.pixel.LocalL1Loss.forward", poisoned)
+    with pytest.raises(
+        NumericsError, match=r"step 1: the loss 'generator/local' is nan; images: synthetic-0"
+    ):
+        train(small(losses={"adversarial": 0}), tmp_path / "run")
+    after = before["state"].generator.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before["weights"].items())
+
+
+@pytest.mark.parametrize("prior", ["none", "reference", "oracle"])
+def test_every_structure_prior_trains(small, tmp_path: Path, prior: str):
+    train(small(model={"structure_prior": prior}, train={"max_steps": 1}), tmp_path / "run")
+    assert (tmp_path / "edge_maps").exists() == (prior != "none")
+
+
+def test_the_released_codes_terms_and_vgg_train(small, tmp_path: Path, shared: Path):
+    weights = str(shared / "weights" / "vgg16_features_fp16.safetensors")
+    losses = {
+        "perceptual": 1, "style": 5, "self_guided": 1, "alignment": 1, "feature_matching": 5,
+        "backbone": "vgg16", "vgg_weights": weights, "feature_scale": "unit",
+    }  # fmt: skip
+    train(small(losses=losses, train={"max_steps": 1}), tmp_path / "run")
+    names = {"perceptual", "style", "self_guided", "alignment", "feature_matching"}
+    line = lines(tmp_path / "run", "train")[0]
+    assert all(line[f"generator/{name}"] > 0 for name in names)
+
+
+def test_missing_vgg_weights_refuse_to_start_and_say_what_to_do(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*losses\.perceptual=0"):
+        train(small(losses={"perceptual": 1}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_pidinet_weights_refuse_to_start_and_say_what_to_do(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=r"table5_pidinet\.pth.*edges\.weights"):
+        train(small(edges={"detector": "pidinet"}), tmp_path / "run")
+
+
+def test_more_singular_values_than_the_crop_has_are_refused(small, tmp_path: Path):
+    with pytest.raises(InputError, match=r"losses\.svd_leading: 40 singular values of a matrix of side 32"):
+        train(small(losses={"svd_leading": 40}), tmp_path / "run")
+
+
+def test_a_file_that_breaks_during_training_saves_what_was_learnt(small, tmp_path: Path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for number in range(6):
+        Image.effect_noise((40, 40), 60).convert("RGB").save(root / f"{number}.png")
+    config = small(
+        model={"structure_prior": "none"},
+        data={"name": "folder", "root": str(root), "val_root": str(root)},
+        train={"eval_images": 1, "checkpoint_every": 100},
+    )
+    step = engine.train_step
+
+    def breaking(state, *rest):
+        for path in root.iterdir():
+            path.write_bytes(b"gone")
+        return step(state, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "train_step", breaking)
+        with pytest.raises(InputError, match=r"images/\d\.png"):
+            train(config, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] >= 1
+
+
+def test_schedules():
+    steps = TrainConfig(lr=1e-4)
+    assert [learning_rate(steps, step, 0) for step in (0, 1_999, 2_000, 40_000)] == [1e-4, 1e-4, 5e-5, 2.5e-5]
+    cosine = TrainConfig(lr=1.0, schedule="cosine")
+    assert [learning_rate(cosine, step, 4) for step in (0, 2, 4)] == pytest.approx([1.0, 0.5, 0.0])
+    assert learning_rate(TrainConfig(lr=0.3, schedule="constant"), 10**6, 4) == 0.3
+
+
+def test_the_average_follows_the_weights(small, tmp_path: Path):
+    config = small(train={"max_steps": 3, "ema_decay": 0.5})
+    train(config, tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    name = "pirn.feature_branch.0.0.weight"
+    assert not torch.equal(saved["ema"][name], saved["generator"][name])
+    assert (saved["ema"][name] - saved["generator"][name]).abs().max() < 3e-3
+    train(small(train={"max_steps": 1, "ema_decay": 0}), tmp_path / "without")
+    assert "ema" not in load_checkpoint(tmp_path / "without" / "checkpoints" / "last.pt")
+
+
+@pytest.mark.parametrize("config", ["aid_77", "rice1_10_blind", "rice2_25", "clearview_77_blind"])
+def test_shipped_configs_train_one_step_through_the_entry_point(tmp_path: Path, shared: Path, config: str):
+    """Shipped YAML, published layouts, full losses; only sizes and weights' places are overridden."""
+    name, root = config.split("_")[0], tmp_path / "data"
+    folders = {"aid": "Farm", "rice1": "label", "rice2": "label", "clearview": "clear"}
+    (root / folders[name]).mkdir(parents=True)
+    for number in range(5):
+        picture = Image.effect_noise((64, 64), 60).convert("RGB")
+        picture.save(root / folders[name] / f"{number}.png")
+    weights = shared / "weights"
+    overrides = [
+        f"data.root={root}", "model.width=4", "discriminator.width=4", "data.crop_size=64", "data.workers=0",
+        "train.batch_size=2", "train.max_steps=1", "losses.backbone=vgg16", "losses.svd_leading=8",
+        "device=cpu",
+        f"losses.vgg_weights={weights / 'vgg16_features_fp16.safetensors'}", "losses.feature_scale=unit",
+        f"edges.weights={weights / 'table5_pidinet.pth'}", f"edges.cache={tmp_path / 'maps'}",
+    ]  # fmt: skip
+    path = QUICKSTART.with_name(f"{config}.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", "from igll.cli import train; train()",
+         "--config", str(path), "--out", str(tmp_path / "run"), *overrides],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert resolved["data"]["name"] == name and resolved["train"]["betas"] == [0.5, 0.9]

@@ -1,0 +1,64 @@
+"""Entry points as a user meets them: exit codes, one line on failure, fast help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
+ENTRIES = ("train", "evaluate", "infer")
+
+
+def call(entry: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"from igll.cli import {entry}; {entry}()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_is_told_without_loading_torch(entry: str):
+    code = (
+        "import sys, igll.cli as cli\n"
+        f"try:\n    cli.{entry}(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy imports'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: igll-" in done.stdout
+
+
+def test_installed_commands_exist():
+    for name in ("igll-train", "igll-eval", "igll-infer"):
+        done = subprocess.run(
+            [Path(sys.executable).with_name(name), "--help"], capture_output=True, check=False
+        )
+        assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "expected"),
+    [
+        ("train", ["--config", "absent.yaml"], "absent.yaml: cannot read the config"),
+        ("train", ["--config", CONFIG, "model.widht=8"], "did you mean 'model.width'"),
+        (
+            "train",
+            ["--config", CONFIG, "data.name=folder", "data.root=/no/where"],
+            "/no/where: no such folder",
+        ),
+        (
+            "evaluate",
+            ["--config", CONFIG, "--checkpoint", "absent.pt", "--out", "x"],
+            "absent.pt: no such checkpoint",
+        ),
+        ("infer", ["--checkpoint", "absent.pt", "--images", "x", "--masks", "y", "--out", "z"], "x: no such"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path, entry: str, arguments: list, expected: str):
+    if entry == "train":
+        arguments = [*arguments, "--out", tmp_path / "run"]
+    done = call(entry, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
+    assert not (tmp_path / "run").exists()
