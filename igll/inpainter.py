@@ -1,0 +1,323 @@
+"""A trained model with one method: fill the holes of an image of any family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from igll.config import Config, build_config
+from igll.engine.checkpoint import load_generator
+from igll.engine.devices import choose_device
+from igll.engine.picture_io import colour_of, with_colour
+from igll.errors import InputError
+from igll.models import Generator
+from igll.models.edges import EdgeDetector, build_edge_detector
+
+ImageLike: TypeAlias = NDArray[Any] | Image.Image | Tensor
+ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, Tensor)
+
+_FULL_SCALE = {"uint8": 255, "uint16": 65535}
+
+
+class Inpainter:
+    """Fills holes with a trained generator.
+
+    Args:
+        generator: In evaluation mode, on the device to compute on.
+        config: The configuration it was trained with; ``edges.*`` names the detector for references.
+    """
+
+    def __init__(self, generator: Generator, config: Config) -> None:
+        self.generator = generator
+        self.config = config
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, overrides: Sequence[str] = ()) -> Inpainter:
+        """Load a checkpoint.
+
+        Args:
+            path: Checkpoint written by igll-train.
+            overrides: ``device=…`` (default ``auto``, wherever it was trained), ``eval.weights=…`` and
+                ``edges.*=…``; everything else is fixed by the checkpoint.
+
+        Raises:
+            InputError: There is no such checkpoint, it cannot be read, or a setting is wrong.
+        """
+        if not Path(path).is_file():
+            raise InputError(
+                f"{path}: no such checkpoint; no weights ship with igll yet, so give the path of a file that "
+                "igll-train wrote, such as RUN/checkpoints/best.pt"
+            )
+        generator, trained, _ = load_generator(path)
+        config = _with_overrides(trained, overrides, str(path))
+        if config.eval.weights != "ema":
+            generator, _, _ = load_generator(path, config.eval.weights)
+        return cls(generator.to(choose_device(config.device)), config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.generator.parameters()).device
+
+    @cached_property
+    def detector(self) -> EdgeDetector:
+        """The detector that makes edge maps of reference images.
+
+        Raises:
+            InputError: Its weights cannot be read.
+        """
+        return build_edge_detector(self.config.edges.detector, self.config.edges.weights).to(self.device)
+
+    def check_guide(self, edges: bool, reference: bool) -> None:
+        """Refuse a guide that the model cannot use, or the lack of one that it needs.
+
+        Args:
+            edges: Whether an edge map is given.
+            reference: Whether a reference image is given.
+
+        Raises:
+            InputError: Says what the model was trained with and what to give.
+        """
+        prior = self.generator.structure_prior
+        if edges and reference:
+            raise InputError("edges and reference are both given; give one of them")
+        if prior in ("learned", "none"):
+            if edges or reference:
+                given = "edges" if edges else "reference"
+                raise InputError(
+                    f"{given}: the model was trained with structure prior '{prior}' and looks at no edge map "
+                    f"from outside; leave {given} out"
+                )
+        elif not (edges or reference):
+            with_what = "oracle edges (the edge map of the complete ground truth)"
+            if prior == "reference":
+                with_what = "edges of another image of the same place"
+            raise InputError(
+                f"the model was trained with {with_what}, so it cannot fill a real hole; give an edge map "
+                "(--edges, edges=) or another image of the place (--reference, reference=), "
+                "or train with model.structure_prior=learned"
+            )
+
+    def inpaint(
+        self,
+        image: ImageT,
+        mask: ImageLike,
+        *,
+        edges: ImageLike | None = None,
+        reference: ImageLike | None = None,
+    ) -> ImageT:
+        """Fill the hole of an image; the input is not changed.
+
+        Args:
+            image: NumPy array of shape (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]; Pillow image
+                of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of shape
+                (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's number
+                of channels; grey is also taken by a model of three. The hole may hold anything, NaN included.
+            mask: True or nonzero = missing. Shape (H, W), with singleton channel and batch axes if you
+                like, or one mask per image of a batch: (B, H, W) or (B, 1, H, W). Any of the three families.
+            edges: For models with structure prior ``oracle`` or ``reference``: edge map of the complete
+                scene, of the mask's shapes; bool, integers of full range, or float in [0, 1].
+            reference: Instead of ``edges``: another image of the place, complete and of the same size, whose
+                edges are detected; one, or one per image.
+
+        Returns:
+            A new image of the same family, type, shape and device. Known pixels are bit-identical. The hole
+            of a Pillow image with alpha becomes opaque; that of a palette image takes the nearest palette
+            colours. Arrays and tensors have no alpha: every channel is an image channel.
+
+        Raises:
+            InputError: Sizes, channels, types or ranges do not fit, an image is missing entirely, or the
+                guide is not what the model needs.
+        """
+        self.check_guide(edges is not None, reference is not None)
+        unit_BCHW = _unit(image, "image")
+        hole_B1HW = _plane(_nonzero(mask), unit_BCHW, "mask")
+        if not hole_B1HW.any():
+            return image.detach().clone() if isinstance(image, Tensor) else image.copy()
+        self._check(unit_BCHW, hole_B1HW)
+        edge_B1HW = self._edges(unit_BCHW, edges, reference)
+        filled_BCHW = self._fill(unit_BCHW, hole_B1HW, edge_B1HW)
+        return _with_hole(image, filled_BCHW, hole_B1HW)
+
+    def _check(self, unit_BCHW: Tensor, hole_B1HW: Tensor) -> None:
+        """Refuse images that the model cannot fill."""
+        channels, wanted = unit_BCHW.shape[1], self.generator.image_channels
+        if channels != wanted and (channels, wanted) != (1, 3):
+            raise InputError(f"image: {channels} channel(s), but the model fills images of {wanted}")
+        if bool(hole_B1HW.flatten(1).all(1).any()):
+            raise InputError(
+                "mask: every pixel of the image is missing, so nothing is known to fill from; "
+                "check which colour marks the hole"
+            )
+        known_BCHW = unit_BCHW.masked_fill(hole_B1HW, 0.5)
+        # Written so that a NaN fails too.
+        if not bool(((known_BCHW >= 0) & (known_BCHW <= 1)).all()):
+            span = f"{float(known_BCHW.min()):g} to {float(known_BCHW.max()):g}"
+            raise InputError(
+                f"image: known values span {span} of full scale and must be within 0 to 1; "
+                "rescale it, and mark no-data pixels as missing in the mask"
+            )
+
+    @torch.inference_mode()
+    def _edges(
+        self, unit_BCHW: Tensor, edges: ImageLike | None, reference: ImageLike | None
+    ) -> Tensor | None:
+        """The edge_B1HW of a guide, in [0, 1] on the model's device; None without one."""
+        if edges is not None:
+            edge_B1HW = _plane(_grey(edges), unit_BCHW, "edges")
+            _check_complete(edge_B1HW, "edges")
+            return edge_B1HW.to(self.device)
+        if reference is None:
+            return None
+        other_BCHW = _unit(reference, "reference")
+        batch, size = len(unit_BCHW), unit_BCHW.shape[-2:]
+        if other_BCHW.shape[-2:] != size or len(other_BCHW) not in (1, batch):
+            raise InputError(
+                f"reference: {_size(other_BCHW)} does not fit the image's {_size(unit_BCHW)}; "
+                "give an image of the same place and grid"
+            )
+        _check_complete(other_BCHW, "reference")
+        detected_B1HW: Tensor = self.detector(other_BCHW.to(self.device) * 2 - 1)
+        return detected_B1HW.expand(batch, -1, -1, -1)
+
+    @torch.inference_mode()
+    def _fill(self, unit_BCHW: Tensor, hole_B1HW: Tensor, edge_B1HW: Tensor | None) -> Tensor:
+        """Run the model: from and to [0, 1], result on the model's device."""
+        image_BCHW = unit_BCHW.to(self.device).expand(-1, self.generator.image_channels, -1, -1) * 2 - 1
+        mask_B1HW = hole_B1HW.to(self.device, torch.float32)
+        output_BCHW = self.generator(image_BCHW, mask_B1HW, edge_B1HW)[1]
+        if unit_BCHW.shape[1] == 1:
+            output_BCHW = output_BCHW.mean(1, keepdim=True)
+        if not bool(output_BCHW.isfinite().all()):
+            raise InputError("the model gives values that are not finite; use another checkpoint")
+        return ((output_BCHW.float() + 1) / 2).clamp(0, 1)
+
+
+def _with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Config:
+    """The checkpoint's configuration with those overrides that mean something to a trained model."""
+    values = trained.model_dump()
+    values["device"] = "auto"
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    if "edges.detector" in keys:  # the weights on record belong to the detector on record
+        values["edges"]["weights"] = None
+    config = build_config(values, overrides, source)
+    for key, override in zip(keys, overrides, strict=True):
+        if key not in ("device", "eval.weights") and not key.startswith("edges."):
+            raise InputError(
+                f"'{override}': fixed by the checkpoint; device, eval.weights and edges.* can be set here"
+            )
+    return config
+
+
+def _unit(image: ImageLike, name: str) -> Tensor:
+    """An image of any family as float32 tensor (B, C, H, W); integers divided by their full scale."""
+    if isinstance(image, Tensor):
+        if image.ndim not in (3, 4) or not (image.dtype == torch.uint8 or image.is_floating_point()):
+            raise InputError(
+                f"{name}: tensor of shape {tuple(image.shape)} and {image.dtype}; "
+                "give (C, H, W) or (B, C, H, W), uint8 or float in [0, 1]"
+            )
+        unit_BCHW = image.detach().to(torch.float32) / (255 if image.dtype == torch.uint8 else 1)
+        unit_BCHW = unit_BCHW if image.ndim == 4 else unit_BCHW[None]
+    else:
+        values = colour_of(image) if isinstance(image, Image.Image) else image
+        if not isinstance(values, np.ndarray):
+            raise InputError(
+                f"{name}: {type(image).__name__}; give a NumPy array, Pillow image or torch tensor"
+            )
+        if values.ndim not in (2, 3) or not (values.dtype.name in _FULL_SCALE or values.dtype.kind == "f"):
+            raise InputError(
+                f"{name}: array of shape {values.shape} and {values.dtype}; "
+                "give (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]"
+            )
+        values_HWC = np.atleast_3d(values).astype(np.float32) / np.float32(
+            _FULL_SCALE.get(values.dtype.name, 1)
+        )
+        unit_BCHW = torch.from_numpy(np.ascontiguousarray(values_HWC.transpose(2, 0, 1)))[None]
+    if unit_BCHW.numel() == 0:
+        raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
+    return unit_BCHW
+
+
+def _nonzero(mask: ImageLike) -> Tensor:
+    """A mask of any family as bool tensor of its own shape."""
+    if isinstance(mask, Tensor):
+        return mask != 0
+    if isinstance(mask, Image.Image):
+        if mask.mode in ("1", "L", "F") or mask.mode.startswith("I"):
+            return torch.from_numpy(np.asarray(mask) != 0)
+        return torch.from_numpy((np.asarray(mask.convert("RGB")) != 0).any(axis=2))
+    return torch.from_numpy(np.asarray(mask) != 0)
+
+
+def _grey(edges: ImageLike) -> Tensor:
+    """An edge map of any family as float32 tensor of its own shape; integers divided by their full scale."""
+    if isinstance(edges, Image.Image):
+        colour = colour_of(edges)
+        edges = colour if colour.ndim == 2 else np.asarray(edges.convert("RGB").convert("L"))
+    if isinstance(edges, Tensor):
+        full = 255 if edges.dtype == torch.uint8 else 1
+        return edges.detach().to(torch.float32) / full
+    values = np.asarray(edges)
+    if values.dtype.name not in (*_FULL_SCALE, "bool") and values.dtype.kind != "f":
+        raise InputError(f"edges: array of {values.dtype}; give bool, uint8, uint16 or float in [0, 1]")
+    return torch.from_numpy(values.astype(np.float32) / np.float32(_FULL_SCALE.get(values.dtype.name, 1)))
+
+
+def _plane(values: Tensor, unit_BCHW: Tensor, name: str) -> Tensor:
+    """A mask or edge map as (B, 1, H, W) for a batch of images, on its device."""
+    batch, _, height, width = unit_BCHW.shape
+    accepted = {(height, width), (height, width, 1)}
+    for count in (1, batch):
+        accepted |= {(count, height, width), (count, 1, height, width)}
+    if tuple(values.shape) not in accepted:
+        number = f"{batch} images of " if batch > 1 else ""
+        raise InputError(
+            f"{name}: shape {'×'.join(map(str, values.shape))} does not fit {number}{_size(unit_BCHW)} "
+            "(height × width)"
+        )
+    return values.to(unit_BCHW.device).reshape(-1, 1, height, width).expand(batch, -1, -1, -1)
+
+
+def _check_complete(values_BCHW: Tensor, name: str) -> None:
+    """Refuse a guide with values outside [0, 1], NaN among them."""
+    if not bool(((values_BCHW >= 0) & (values_BCHW <= 1)).all()):
+        raise InputError(f"{name}: values must be complete and within 0 to 1 (or full-range integers)")
+
+
+def _size(image_BCHW: Tensor) -> str:
+    return f"{image_BCHW.shape[-2]}×{image_BCHW.shape[-1]}"
+
+
+def _with_hole(image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor) -> ImageT:
+    """A copy of an image with the hole taken from a result in [0, 1]."""
+    if isinstance(image, Tensor):
+        full = 255 if image.dtype == torch.uint8 else 1
+        new_BCHW = filled_BCHW.to(image.device) * full
+        new_BCHW = (new_BCHW.round() if full > 1 else new_BCHW).to(image.dtype)
+        old_BCHW = image.detach()
+        old_BCHW = old_BCHW if image.ndim == 4 else old_BCHW[None]
+        result_BCHW = torch.where(hole_B1HW.to(image.device), new_BCHW, old_BCHW)
+        return result_BCHW if image.ndim == 4 else result_BCHW[0]
+    hole_HW = hole_B1HW[0, 0].cpu().numpy()
+    if isinstance(image, Image.Image):
+        return with_colour(image, _array_with_hole(colour_of(image), filled_BCHW, hole_HW), hole_HW)
+    return _array_with_hole(image, filled_BCHW, hole_HW)
+
+
+def _array_with_hole(image: NDArray[Any], filled_BCHW: Tensor, hole_HW: NDArray[np.bool_]) -> NDArray[Any]:
+    """As ``_with_hole`` for one array of shape (H, W) or (H, W, C)."""
+    full = _FULL_SCALE.get(image.dtype.name)
+    new_HWC = filled_BCHW[0].permute(1, 2, 0).cpu().numpy()
+    new_HWC = np.rint(new_HWC * full) if full else new_HWC
+    result = image.copy()
+    result[hole_HW] = new_HWC[hole_HW] if image.ndim == 3 else new_HWC[hole_HW][:, 0]
+    return result

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import igll
+from igll.config import Config, build_config
+from igll.engine.checkpoint import save_checkpoint
+from igll.errors import InputError
+from igll.inpainter import Inpainter
+from igll.models import build_generator
+from igll.models.edges import SobelDetector
+
+RNG = np.random.default_rng(7)
+COLOUR = RNG.integers(0, 256, (21, 30, 3), dtype=np.uint8)
+HOLE = np.zeros((21, 30), dtype=bool)
+HOLE[12:, 20:] = True  # reaches two borders
+
+
+def settings(prior: str = "learned", **model) -> Config:
+    return build_config(
+        {"model": {"width": 4, "structure_prior": prior, **model}, "edges": {"detector": "sobel"}}
+    )
+
+
+def untrained(config: Config, seed: int = 0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = build_generator(config.model).eval()
+    with torch.no_grad():  # fresh weights give nearly one grey; larger ones answer to the input visibly
+        for parameter in generator.parameters():
+            if parameter.ndim > 1:
+                parameter *= 1.8
+    return generator
+
+
+@pytest.fixture(scope="module")
+def model() -> Inpainter:
+    config = settings()
+    return Inpainter(untrained(config), config)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Inpainter:
+    config = settings("oracle")
+    return Inpainter(untrained(config), config)
+
+
+def expected(inpainter: Inpainter, unit_HWC, hole, edge_HW=None):
+    """The composite of a direct call to the generator, in [0, 1]."""
+    image = torch.from_numpy(np.float32(unit_HWC)).permute(2, 0, 1)[None] * 2 - 1
+    edge = None if edge_HW is None else torch.from_numpy(np.float32(edge_HW))[None, None]
+    with torch.no_grad():
+        output = inpainter.generator(image, torch.from_numpy(np.float32(hole))[None, None], edge)[1]
+    return (output[0].permute(1, 2, 0).numpy() + 1) / 2
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_arrays(model, dtype, channels):
+    full = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
+    shape = (21, 30) if channels is None else (21, 30, channels)
+    image = (RNG.random(shape) * full).astype(dtype)
+    before = image.copy()
+    result = model.inpaint(image, HOLE)
+    assert np.array_equal(image, before)
+    assert (result.dtype, result.shape) == (image.dtype, image.shape)
+    assert np.array_equal(result[~HOLE], image[~HOLE])
+    colour = np.broadcast_to(np.atleast_3d(image), (21, 30, 3)) / full
+    values = expected(model, colour, HOLE)
+    values = values if channels == 3 else values.mean(2, keepdims=True)
+    values = np.rint(values * full) if full > 1 else values
+    difference = np.abs(np.atleast_3d(result)[HOLE].astype(float) - values[HOLE])
+    # Rounding may fall to either side where the mean of grey is summed in another order.
+    assert difference.max() <= (1 if full > 1 else 1e-6)
+    assert not np.array_equal(result[HOLE], image[HOLE])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("batched", [False, True])
+def test_tensors(model, dtype, batched):
+    unit = torch.from_numpy(COLOUR).permute(2, 0, 1)
+    image = unit if dtype == torch.uint8 else (unit / 255).to(dtype)
+    image = torch.stack([image, image.flip(1)]) if batched else image
+    mask = torch.from_numpy(HOLE)
+    result = model.inpaint(image, mask)
+    assert (result.dtype, result.shape, result.device) == (image.dtype, image.shape, image.device)
+    assert torch.equal(result[..., ~mask], image[..., ~mask])
+    assert not torch.equal(result[..., mask], image[..., mask])
+    assert not result.is_inference() and not result.requires_grad
+    if dtype == torch.uint8:
+        one = result[0] if batched else result
+        assert np.array_equal(one.permute(1, 2, 0).numpy(), model.inpaint(COLOUR, HOLE))
+
+
+def test_one_mask_per_image_of_a_batch_and_images_without_hole(model):
+    images = torch.rand(3, 3, 17, 22, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(3, 17, 22)
+    masks[0, :5], masks[2, 9:, 3:] = 1, 2
+    result = model.inpaint(images, masks)
+    assert torch.equal(result[1], images[1])
+    assert torch.equal(result, model.inpaint(images, masks[:, None].bool()))
+    assert torch.equal(result, model.inpaint(images, masks.numpy().astype(np.uint16)))
+    for i in (0, 2):
+        alone = model.inpaint(images[i], masks[i])
+        assert torch.allclose(alone, result[i], atol=1e-5)
+        assert torch.equal(result[i][:, masks[i] == 0], images[i][:, masks[i] == 0])
+
+
+@pytest.mark.parametrize("size", [(1, 9), (3, 5), (16, 16), (33, 18)])
+def test_any_size(model, size):
+    image = RNG.random((*size, 3)).astype(np.float32)
+    hole = np.zeros(size, dtype=bool)
+    hole[-1, -2:] = True
+    result = model.inpaint(image, hole)
+    assert np.array_equal(result[~hole], image[~hole])
+    assert np.isfinite(result).all()
+
+
+def test_everything_but_a_strip_is_missing(model):
+    hole = np.ones((21, 30), dtype=bool)
+    hole[:, 3] = False
+    result = model.inpaint(COLOUR, hole)
+    assert np.array_equal(result[~hole], COLOUR[~hole])
+
+
+def test_the_content_of_the_hole_does_not_matter(model):
+    clean = COLOUR.astype(np.float32) / 255
+    dirty = clean.copy()
+    dirty[HOLE] = np.nan
+    dirty[-1, -1] = 1e30
+    assert np.array_equal(model.inpaint(dirty, HOLE), model.inpaint(clean, HOLE))
+
+
+def test_known_bits_survive_in_float(model):
+    image = COLOUR.astype(np.float32) / 255
+    image[0, 0], image[0, 1] = -0.0, np.float32(1e-42)
+    known = model.inpaint(image, HOLE)[~HOLE]
+    assert known.tobytes() == image[~HOLE].tobytes()
+
+
+def test_an_empty_mask_gives_a_copy(model):
+    for image in (COLOUR, Image.fromarray(COLOUR), torch.from_numpy(COLOUR).permute(2, 0, 1)):
+        result = model.inpaint(image, np.zeros((21, 30)))
+        assert result is not image
+        assert np.array_equal(np.asarray(result), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16", "I", "F"])
+def test_pillow_modes(model, mode):
+    grey = COLOUR[:, :, 0]
+    images = {
+        "1": lambda: Image.fromarray(grey > 128),
+        "L": lambda: Image.fromarray(grey),
+        "LA": lambda: Image.fromarray(COLOUR[:, :, :2]),
+        "RGB": lambda: Image.fromarray(COLOUR),
+        "RGBA": lambda: Image.fromarray(np.dstack([COLOUR, grey])),
+        "P": lambda: Image.fromarray(COLOUR).quantize(16),
+        "I;16": lambda: Image.fromarray(grey.astype(np.uint16) * 257),
+        "I": lambda: Image.fromarray(grey.astype(np.int32) * 257),
+        "F": lambda: Image.fromarray(grey.astype(np.float32) / 255),
+    }
+    image = images[mode]()
+    before = np.array(image)
+    result = model.inpaint(image, Image.fromarray(HOLE))
+    assert (result.mode, result.size) == (mode, image.size)
+    assert np.array_equal(np.asarray(image), before)
+    after = np.asarray(result)
+    assert after.dtype == before.dtype
+    assert np.array_equal(after[~HOLE], before[~HOLE])
+    assert not np.array_equal(after[HOLE], before[HOLE])
+    if mode in ("LA", "RGBA"):
+        assert (after[HOLE][:, -1] == 255).all()
+    if mode in ("RGB", "RGBA"):
+        assert np.array_equal(after[..., :3], model.inpaint(COLOUR, HOLE))
+    if mode in ("I;16", "I"):
+        assert np.array_equal(after, model.inpaint(grey.astype(np.uint16) * 257, HOLE))
+
+
+def test_masks_in_any_form_agree(model):
+    wanted = model.inpaint(COLOUR, HOLE)
+    grey = HOLE.astype(np.uint8) * 3
+    forms = [
+        grey,
+        grey[:, :, None],
+        HOLE.astype(np.float64),
+        torch.from_numpy(grey),
+        torch.from_numpy(HOLE)[None],
+        Image.fromarray(HOLE),
+        Image.fromarray(grey),
+        Image.fromarray(np.repeat(grey[:, :, None], 3, 2)),
+    ]
+    for mask in forms:
+        assert np.array_equal(model.inpaint(COLOUR, mask), wanted)
+
+
+def test_any_number_of_channels():
+    config = settings("none", image_channels=6)
+    six = Inpainter(untrained(config), config)
+    image = RNG.random((20, 24, 6)).astype(np.float32)
+    hole = HOLE[:20, :24]
+    assert np.array_equal(six.inpaint(image, hole)[~hole], image[~hole])
+    with pytest.raises(InputError, match=r"1 channel\(s\), but the model fills images of 6"):
+        six.inpaint(image[:, :, 0], hole)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "reason"),
+    [
+        (COLOUR, HOLE[:-1], "mask: shape 20×30 does not fit 21×30"),
+        (COLOUR, np.repeat(HOLE[:, :, None], 3, 2), "mask: shape 21×30×3 does not fit"),
+        (np.dstack([COLOUR, COLOUR[:, :, 0]]), HOLE, r"4 channel\(s\), but the model fills images of 3"),
+        (COLOUR.astype(np.float32), HOLE, "span .* of full scale and must be within 0 to 1"),
+        (np.full((21, 30, 3), np.nan), HOLE, "span nan to nan"),
+        (COLOUR, np.ones((21, 30)), "every pixel of the image is missing"),
+        (COLOUR.astype(np.int64), HOLE, "int64; give"),
+        (COLOUR[None], HOLE, r"shape \(1, 21, 30, 3\)"),
+        (torch.zeros(21, 30), HOLE, r"tensor of shape \(21, 30\)"),
+        (torch.zeros(3, 21, 30, dtype=torch.int32), HOLE, "torch.int32"),
+        ("photo.png", HOLE, "image: str; give a NumPy array"),
+        (Image.new("CMYK", (30, 21)), HOLE, "colour mode CMYK is not handled"),
+        (np.zeros((0, 4, 3), np.uint8), np.zeros((0, 4)), "has no pixel"),
+    ],
+)
+def test_bad_images_and_masks(model, image, mask, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        model.inpaint(image, mask)
+    assert "\n" not in str(error.value)
+
+
+def test_one_fully_missing_image_of_a_batch_is_refused(model):
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[1] = 1
+    with pytest.raises(InputError, match="every pixel"):
+        model.inpaint(torch.zeros(2, 3, 8, 8), masks)
+
+
+# --- guides
+
+
+def test_an_oracle_model_needs_a_guide(oracle):
+    with pytest.raises(
+        InputError, match=r"oracle edges .* cannot fill a real hole; give .*--edges.*--reference"
+    ):
+        oracle.inpaint(COLOUR, HOLE)
+    with pytest.raises(InputError, match="both given"):
+        oracle.inpaint(COLOUR, HOLE, edges=HOLE, reference=COLOUR)
+
+
+def test_a_blind_model_takes_no_guide(model):
+    for guide in ({"edges": HOLE}, {"reference": COLOUR}):
+        with pytest.raises(InputError, match="structure prior 'learned' and looks at no edge map"):
+            model.inpaint(COLOUR, HOLE, **guide)
+
+
+def test_edges_reach_the_generator(oracle):
+    edge = RNG.integers(0, 256, HOLE.shape, dtype=np.uint8)
+    wanted = np.rint(expected(oracle, COLOUR / 255, HOLE, edge / 255) * 255)
+    unit = edge.astype(np.float32) / 255
+    for form in (edge, unit, Image.fromarray(edge), torch.from_numpy(edge)[None], Image.fromarray(unit)):
+        result = oracle.inpaint(COLOUR, HOLE, edges=form)
+        assert np.array_equal(result[HOLE], wanted[HOLE])
+        assert np.array_equal(result[~HOLE], COLOUR[~HOLE])
+    other = oracle.inpaint(COLOUR, HOLE, edges=np.zeros_like(edge))
+    assert not np.array_equal(other, oracle.inpaint(COLOUR, HOLE, edges=edge))
+
+
+def test_a_reference_is_used_by_its_edges(oracle):
+    reference = np.ascontiguousarray(COLOUR[::-1])
+    signed = torch.from_numpy(reference.astype(np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+    edge = SobelDetector()(signed)[0, 0].numpy()
+    wanted = oracle.inpaint(COLOUR, HOLE, edges=edge)
+    for form in (reference, Image.fromarray(reference), torch.from_numpy(reference).permute(2, 0, 1)):
+        assert np.array_equal(oracle.inpaint(COLOUR, HOLE, reference=form), wanted)
+    batch = torch.from_numpy(np.stack([COLOUR, COLOUR])).permute(0, 3, 1, 2)
+    filled = oracle.inpaint(batch, HOLE, reference=reference)
+    assert np.array_equal(filled[1].permute(1, 2, 0).numpy(), wanted)
+
+
+def test_bad_guides(oracle):
+    cases = [
+        ({"edges": HOLE[:5]}, "edges: shape 5×30 does not fit 21×30"),
+        ({"edges": np.full(HOLE.shape, 1.5)}, "edges: values must be complete"),
+        ({"edges": HOLE.astype(np.int64)}, "edges: array of int64"),
+        ({"reference": COLOUR[:5]}, "reference: 5×30 does not fit the image's 21×30"),
+        ({"reference": np.full(COLOUR.shape, np.nan)}, "reference: values must be complete"),
+    ]
+    for guide, reason in cases:
+        with pytest.raises(InputError, match=reason):
+            oracle.inpaint(COLOUR, HOLE, **guide)
+
+
+# --- loading
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    config = settings()
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    weights = {"generator": untrained(config, 1).state_dict(), "ema": untrained(config, 2).state_dict()}
+    save_checkpoint(path, {**weights, "config": config.model_dump() | {"device": "cuda"}, "step": 3})
+    return path
+
+
+def test_load_takes_the_averaged_weights_unless_told(checkpoint):
+    for overrides, seed in (((), 2), (("eval.weights=raw",), 1)):
+        loaded = igll.load(checkpoint, device="cpu", overrides=overrides)
+        assert loaded.device == torch.device("cpu")
+        wanted = Inpainter(untrained(settings(), seed), settings()).inpaint(COLOUR, HOLE)
+        assert np.array_equal(loaded.inpaint(COLOUR, HOLE), wanted)
+
+
+def test_loading_does_not_depend_on_the_device_of_training(checkpoint):
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    assert igll.load(str(checkpoint)).device.type == wanted
+
+
+def test_load_errors(checkpoint, tmp_path):
+    for name in ("aid-77", tmp_path):
+        with pytest.raises(InputError, match="no such checkpoint; no weights ship with igll yet"):
+            igll.load(name)
+    with pytest.raises(InputError, match="device"):
+        igll.load(checkpoint, device="gpu")
+    with pytest.raises(InputError, match=r"model.width=8.*fixed by the checkpoint"):
+        igll.load(checkpoint, overrides=["model.width=8"])
+    with pytest.raises(InputError, match=r"did you mean 'edges.detector'"):
+        igll.load(checkpoint, overrides=["edges.detecter=sobel"])
+
+
+def test_another_detector_drops_the_weights_of_the_one_in_the_checkpoint(tmp_path):
+    values = settings("oracle").model_dump()
+    values["edges"] = {"detector": "pidinet", "weights": "/absent/table5_pidinet.pth"}
+    config = build_config(values)
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, {"generator": untrained(config).state_dict(), "config": values, "step": 0})
+    with pytest.raises(InputError, match=r"edges.weights: /absent"):
+        igll.load(path, "cpu").inpaint(COLOUR, HOLE, reference=COLOUR)
+    loaded = igll.load(path, "cpu", overrides=["edges.detector=sobel"])
+    assert np.array_equal(loaded.inpaint(COLOUR, HOLE, reference=COLOUR)[~HOLE], COLOUR[~HOLE])
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, igll; igll.load; assert igll.__version__; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+    assert igll.Inpainter is Inpainter
+    with pytest.raises(AttributeError, match="no attribute 'unload'"):
+        _ = igll.unload
