@@ -1,0 +1,104 @@
+"""Prints parameters and multiply-adds of the generator that a config describes.
+
+Usage: python scripts/model_size.py [CONFIG] [key.sub=value ...]
+
+Parameters are listed part by part and, for the paper's layout, reconciled with the released code's 4,462,678.
+Multiply-adds are counted at 256 × 256 by torch.utils.flop_counter, attention included, for the paper's three
+holes; beside them what a profiler sees that counts convolutions alone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from igll.config import load_config
+from igll.errors import InputError
+from igll.models import Generator, build_generator
+
+RELEASED = 4_462_678
+# What the released code has and we do not, and the reverse, at width 32 with one head.
+DIFFERENCES = {
+    "learned positions, 4 × 128 × 64 (released: random in every pass)": 4 * 128 * 64,
+    "1×1 projections: six instead of nine (two of those dead)": -3 * (128 * 128 + 128),
+    "no bias in the key projections, which the softmax cancels: 2 × 128": -2 * 128,
+    "PIRN's input: 5 channels instead of 7 (edge once, not thrice + ones)": -2 * 2 * 25 * 32,
+}
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def print_parameters(generator: Generator) -> None:
+    """Parameters part by part."""
+    print(f"{'part':44s}{'parameters':>12s}")
+    for name, net in (("PIRN", generator.pirn), ("PERN", generator.pern)):
+        branch = net.attention_branch
+        parts = {
+            "feature branch": net.feature_branch,
+            "attention branch, before": branch.before,
+            "attention module": branch.attention,
+            "attention branch, after": branch.after,
+            "decoder": net.decoder,
+        }
+        for part, module in parts.items():
+            print(f"{name + ' ' + part:44s}{count(module):12,d}")
+    if generator.edges is not None:
+        print(f"{'learned edges':44s}{count(generator.edges):12,d}")
+    print(f"{'all':44s}{count(generator):12,d}")
+
+
+def print_reconciliation(generator: Generator) -> None:
+    """From the released code's count to ours."""
+    total = RELEASED
+    print(f"\n{RELEASED:12,d}  released code")
+    for reason, change in DIFFERENCES.items():
+        total += change
+        print(f"{change:+12,d}  {reason}")
+    print(
+        f"{total:12,d}  = ours"
+        if total == count(generator)
+        else f"{count(generator):12,d}  ours: does not add up"
+    )
+    print(f"{total / 4_458_000 - 1:+12.2%}  against the paper's 4.458 M")
+
+
+def print_multiply_adds(generator: Generator) -> None:
+    """True multiply-adds and those of convolutions alone."""
+    image = torch.zeros(1, generator.image_channels, 256, 256)
+    edge = torch.zeros(1, 1, 256, 256) if generator.structure_prior in ("oracle", "reference") else None
+    print(f"\n{'hole at 256 × 256':28s}{'true (G)':>10s}{'convolutions (G)':>18s}")
+    for side in (80, 128, 224):
+        mask = torch.zeros(1, 1, 256, 256)
+        mask[..., 32 : 32 + side, 32 : 32 + side] = 1
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            generator(image, mask, edge)
+        total = counter.get_total_flops() / 2e9
+        convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 2e9
+        print(f"{f'{side} × {side}, {side * side / 256**2:.1%}':28s}{total:10.1f}{convolutions:18.1f}")
+
+
+def main(arguments: list[str]) -> int:
+    """Print everything for one configuration."""
+    paths = [argument for argument in arguments if "=" not in argument] or ["configs/aid_25.yaml"]
+    config = load_config(paths[0], [argument for argument in arguments if "=" in argument])
+    generator = build_generator(config.model).eval()
+    print_parameters(generator)
+    if generator.edges is None and config.model.width == 32 and config.model.heads == 1:
+        print_reconciliation(generator)
+    print_multiply_adds(generator)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

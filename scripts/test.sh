@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint, types and tests, in an environment of its own: .venv is made on first use and brought up to date after.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh dev
+ruff check .
+ruff format --check .
+mypy
+pytest "$@"
