@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from igll.errors import InputError, NumericsError
+from igll.errors import InputError, NumericsError, OutputError
 
 OVERRIDES = "settings that replace the config's, such as train.batch_size=4 (several may follow)"
 
@@ -110,9 +110,16 @@ def _exit(work: Callable[[], int]) -> NoReturn:
         code = _fail(str(error), 2)
     except NumericsError as error:
         code = _fail(f"stopped before the update: {error}", 1)
+    except OutputError as error:
+        code = _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError on CUDA, a bare RuntimeError on the CPU
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        code = _fail("out of memory; lower train.batch_size, eval.batch_size or data.crop_size", 1)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
     sys.exit(code)

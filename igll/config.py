@@ -98,7 +98,7 @@ class MaskConfig(Section):
     ratio: Ratio | RatioRange = 0.25
     placement: Literal["paper", "center", "random"] = "paper"
     root: str | None = None
-    hole: Literal["white", "black"] = "white"
+    hole: Literal["white", "black", "nonzero"] = "white"
 
 
 class LossConfig(Section):
@@ -286,6 +286,8 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
         hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"{origin}: unknown key '{key}'; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_type":
+        message = f"input should be text; if it is, quote it twice: {key}='\"...\"'"
     if detail["type"] == "model_type":
         message = f"is a section; its keys are {', '.join(all_keys(section))}"
     return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {detail['input']!r})"

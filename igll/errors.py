@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input, not our code, has to change."""
+"""What can go wrong without being a fault of this code; entry points print it as one line."""
 
 from __future__ import annotations
 
@@ -19,5 +19,9 @@ class InputError(Exception):
         super().__init__(message)
 
 
+class OutputError(Exception):
+    """A result cannot be written: the disk is full, gone or read-only. Exit code 1."""
+
+
 class NumericsError(RuntimeError):
-    """A loss or gradient stopped being finite; raised before the weights are touched."""
+    """A loss or gradient stopped being finite; raised before that network's weights are touched."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,26 +13,27 @@ import numpy as np
 from PIL import Image
 
 from igll.config import Config, load_config, save_config
-from igll.data.datasets import InpaintingDataset, build_dataset
+from igll.data.datasets import InpaintingDataset, build_dataset, spread
 from igll.data.masks import make_mask
 from igll.errors import InputError
 from igll.report.figures import loss_curves, paint_hole, picture_sheet
 
 ROOT = Path("runs/quickstart")
 KINDS = ("cloud", "slc_off", "irregular", "gaps")
+SIDE = 256  # of the filled parts; larger ones would take long on a CPU
 
 
 def main(folder: str, overrides: list[str]) -> int:
     """Run every step; each is skipped or resumed where an earlier call left its result."""
     if folder:
-        overrides = ["data.name=folder", f"data.root={folder}", *overrides]
+        overrides = ["data.name=folder", f"data.root={json.dumps(folder)}", *overrides]
     config = load_config("configs/quickstart.yaml", overrides)
     run = _open_run(config)
     settings = run / "settings.yaml"
 
     print("1/4  training", flush=True)
     _call("train", "--config", settings, "--out", run, "--resume")
-    checkpoint = run / "checkpoints" / "best.pt"
+    checkpoint = run / "checkpoints" / "last.pt"
     print("2/4  evaluating", flush=True)
     _call("evaluate", "--config", settings, "--checkpoint", checkpoint, "--out", run / "evaluation")
     print("3/4  filling images with holes of real shapes", flush=True)
@@ -64,22 +67,32 @@ def _open_run(config: Config) -> Path:
 
 
 def _call(entry: str, *arguments: object) -> None:
-    """Run an entry point in a process of its own; leave with its exit code if it fails."""
+    """Run an entry point in a process of its own; leave with its exit code if it fails.
+
+    Ctrl-C reaches that process too, and SIGTERM is handed on: either way it is waited for, so that a
+    training can save what it has learnt.
+    """
     command = [sys.executable, "-c", f"from igll.cli import {entry}; {entry}()", *map(str, arguments)]
-    try:
-        code = subprocess.run(command, check=False).returncode  # noqa: S603  (our own entry points)
-    except KeyboardInterrupt:
-        code = 130
+    process = subprocess.Popen(command)  # noqa: S603  (our own entry points)
+    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue
+    signal.signal(signal.SIGTERM, previous)
     if code:
-        sys.exit(code)
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def _make_holes(dataset: InpaintingDataset, images: Path, masks: Path) -> None:
-    """Save a few test images whole, and a mask of another kind for each."""
+    """Save a part of a few test images, and a mask of another kind for each."""
     images.mkdir(parents=True, exist_ok=True)
     masks.mkdir(parents=True, exist_ok=True)
-    for number, kind in enumerate(KINDS[: len(dataset)]):
-        scene_HWC = dataset.source.load(dataset.indices[number]).target_HWC
+    for number, position in enumerate(spread(len(dataset), len(KINDS))):
+        kind = KINDS[number]
+        scene_HWC = dataset.source.load(dataset.indices[position]).target_HWC[:SIDE, :SIDE]
         picture = np.rint(scene_HWC * 255).astype(np.uint8)
         height, width = picture.shape[:2]
         mask_HW = make_mask(kind, height, width, 0.2, np.random.default_rng(number))

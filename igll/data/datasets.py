@@ -139,7 +139,12 @@ class InpaintingDataset(Dataset[Sample]):
             sample["edge"] = _to_tensor(layers[2])
         return sample
 
-    def _check_size(self, height: int, width: int, index: int) -> None:
+    def check_size(self, height: int, width: int, index: int) -> None:
+        """Refuse a scene that is smaller than the crop.
+
+        Raises:
+            InputError: Naming it.
+        """
         crop = self.data.crop_size
         if height < crop or width < crop:
             raise InputError(
@@ -151,7 +156,7 @@ class InpaintingDataset(Dataset[Sample]):
         """Random crop, flip and quarter turns, the same for every layer."""
         rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
-        self._check_size(height, width, key.image)
+        self.check_size(height, width, key.image)
         top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
         layers = [layer[top : top + crop, left : left + crop] for layer in layers]
         if not self.data.augment:
@@ -162,7 +167,7 @@ class InpaintingDataset(Dataset[Sample]):
     def _test_crop(self, layers: list[NDArray[np.float32]], index: int) -> list[NDArray[np.float32]]:
         """The paper's test crop starts at (50, 50), or as near to it as the image allows; or the centre."""
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
-        self._check_size(height, width, index)
+        self.check_size(height, width, index)
         top, left = (height - crop) // 2, (width - crop) // 2
         if self.data.test_crop == "paper":
             top, left = min(TEST_ORIGIN, height - crop), min(TEST_ORIGIN, width - crop)
@@ -171,13 +176,15 @@ class InpaintingDataset(Dataset[Sample]):
     def _made_mask(self, key: SampleKey | int) -> NDArray[np.bool_]:
         """A hole made to order; in training, the paper protocol has one position per batch."""
         placement: str = self.mask.placement
+        # Numbered in the whole dataset, so that an image keeps its hole when others are left out.
+        scene = self.indices[key.image if isinstance(key, SampleKey) else key]
         if not isinstance(key, SampleKey):
-            rng = np.random.default_rng([self.data.split_seed, TEST_MASK, key])
+            rng = np.random.default_rng([self.data.split_seed, TEST_MASK, scene])
             placement_name = "paper_test" if placement == "paper" else placement
         elif placement == "paper" and self.mask.kind == "square":
             rng, placement_name = np.random.default_rng([self.seed, MASK, key.step]), "paper_train"
         else:
-            rng = np.random.default_rng([self.seed, MASK, key.epoch, key.image])
+            rng = np.random.default_rng([self.seed, MASK, key.epoch, scene])
             placement_name = "random" if placement == "paper" else placement
         ratio = self.mask.ratio
         if isinstance(ratio, list):
@@ -193,6 +200,13 @@ def build_source(config: Config, part: Part) -> SceneSource:
         InputError: If ``data.root`` is missing, empty or not laid out as the dataset is published.
     """
     data, channels = config.data, config.model.image_channels
+    if channels not in (1, 3):
+        raise InputError(f"model.image_channels: these datasets have 1 or 3 channels, not {channels}")
+    prior = config.model.structure_prior
+    if data.reference_root and (data.name != "folder" or prior != "reference"):
+        raise InputError(
+            "data.reference_root: goes with data.name=folder and model.structure_prior=reference"
+        )
     if data.name == "synthetic":
         return Synthetic(data.synthetic_images, max(256, data.crop_size), channels)
     chosen = data.val_root if part == "test" and data.val_root else data.root
@@ -236,12 +250,20 @@ def build_dataset(config: Config, part: Part, edges: EdgeCache | None = None) ->
     if not (data.val_root and data.name != "synthetic"):
         indices = split_names(source.names, part, data.test_fraction, data.split_seed)
     limit = data.limit if part == "train" else data.test_limit
-    if limit is not None and limit < len(indices):
-        # Spread over the sorted names, so that a limited set still meets every class.
-        indices = [indices[(position * len(indices)) // limit] for position in range(limit)]
+    indices = [indices[position] for position in spread(len(indices), limit)]
     if not indices:
-        raise InputError(f"data.root: {data.root} leaves no image for the {part} part of the split")
+        raise InputError(
+            f"data.test_fraction: {data.test_fraction} of {len(source)} images leaves none for the {part} "
+            "part; change it, or name a folder of test images in data.val_root"
+        )
     return InpaintingDataset(source, indices, data, config.mask, config.seed, edges)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Up to ``limit`` of ``count`` positions, evenly spread: of sorted names, some of every class."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [(position * count) // limit for position in range(limit)]
 
 
 def _signed(image_HWC: NDArray[np.float32]) -> Tensor:

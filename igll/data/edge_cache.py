@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from igll.errors import InputError
+from igll.storage import replacing
 
 
 class EdgeCache:
@@ -49,20 +49,15 @@ class EdgeCache:
                 return np.asarray(picture, dtype=np.float32) / np.float32(255)
         except (OSError, SyntaxError):
             raise InputError(
-                f"{name}: its edge map {path} cannot be read; the image changed or the cache was cleared, "
-                "start again to make it"
+                f"{name}: its edge map {path} cannot be read; delete that file if it is there and start again"
             ) from None
 
     def save(self, image_HWC: NDArray[np.float32], edge_HW: NDArray[np.float32]) -> None:
-        """Write an image's edge_HW in [0, 1], so that a reader sees the whole file or none."""
-        path = self.path(image_HWC)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write an image's edge_HW in [0, 1], so that a reader sees the whole file or none.
+
+        Raises:
+            OutputError: It cannot be written; ``edges.cache`` names another folder.
+        """
         picture = PillowImage.fromarray(np.rint(edge_HW.clip(0, 1) * 255).astype(np.uint8))
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                picture.save(file, format="PNG")
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(self.path(image_HWC)) as temporary:
+            picture.save(temporary, format="PNG")

@@ -208,8 +208,9 @@ def match_by_stem(
         relative = _relative_stem(image, image_root)
         candidates = by_path.get(relative) or by_name.get(image.stem, [])
         if not candidates:
+            names = " or ".join(f"{name}.*" for name in dict.fromkeys((relative, image.stem)))
             raise InputError(
-                f"{image}: no {kind} named {relative}.* or {image.stem}.* in {partners_root} "
+                f"{image}: no {kind} named {names} in {partners_root} "
                 f"({len(images)} images, {len(partners)} {kind}s); each image needs one of its name"
             )
         if len(candidates) > 1:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,40 +13,9 @@ from torch import nn
 from igll.config import Config, build_config
 from igll.errors import InputError
 from igll.models import Generator, build_generator
+from igll.storage import replacing
 
 FORMAT = 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old content or the new, never half of it.
-
-    Raises:
-        OSError: Naming the file, if it cannot be written; the old content is then untouched.
-    """
-    try:
-        _replace(path, content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -59,11 +26,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         state: What to save; the format's number is added.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written to; the old file is then untouched.
+        OutputError: If the disk is full or the folder cannot be written to; the old file is then untouched.
     """
+    # Serialised in memory: writing to a full disk, torch itself raises an error that does not say so.
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    with replacing(path, durable=True) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -90,6 +59,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise InputError(f"{path}: not a checkpoint that can be read ({reason})") from None
     if not isinstance(state, dict) or not {"format", "generator", "config", "step"} <= state.keys():
         raise InputError(f"{path}: a torch file, but not a checkpoint written by igll-train")
+    if not all(isinstance(state[part], dict) for part in ("generator", "config")):
+        raise InputError(f"{path}: damaged, its weights or configuration are not what igll-train writes")
     if state["format"] != FORMAT:
         raise InputError(
             f"{path}: checkpoint format {state['format']}, this version of igll reads format {FORMAT}"

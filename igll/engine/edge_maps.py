@@ -21,7 +21,19 @@ def edges_needed(config: Config, training: bool) -> bool:
     as target and condition, in training alone.
     """
     prior = config.model.structure_prior
-    return prior in ("oracle", "reference") or (training and prior == "learned")
+    if prior == "learned":
+        judged = (config.losses.adversarial or config.losses.feature_matching) and config.discriminator.edge
+        return training and bool(config.losses.edge or judged)
+    return prior != "none"
+
+
+def sees_ground_truth_edges(config: Config) -> bool:
+    """Whether the generator is fed edges of the complete ground truth: to be labelled "oracle edges".
+
+    Prior ``reference`` is too, unless the dataset brings images of another date.
+    """
+    prior = config.model.structure_prior
+    return prior == "oracle" or (prior == "reference" and not config.data.reference_root)
 
 
 def open_edge_cache(config: Config) -> tuple[EdgeCache, EdgeDetector]:
@@ -40,7 +52,7 @@ def prepare_edge_maps(
 ) -> int:
     """Detect and store the edge map of every image of a dataset that the cache does not have yet.
 
-    Reads every image, so a damaged file is named here, before training starts.
+    Reads every image, so a damaged or too small one is named here, before training starts.
 
     Returns:
         Number of maps made.
@@ -50,8 +62,9 @@ def prepare_edge_maps(
     with ThreadPoolExecutor(2) as readers:  # decoding runs ahead of detection, a few images at a time
         for start in tqdm(range(0, len(dataset), 16), desc="edge maps", unit="×16", leave=False):
             chunk = dataset.indices[start : start + 16]
-            for scene in readers.map(dataset.source.load, chunk):
+            for offset, scene in enumerate(readers.map(dataset.source.load, chunk)):
                 image_HWC = scene.edge_source_HWC
+                dataset.check_size(image_HWC.shape[0], image_HWC.shape[1], start + offset)
                 if cache.path(image_HWC).exists():
                     continue
                 signed = torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1))) * 2 - 1

@@ -16,16 +16,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from igll.baselines import CLASSICAL
-from igll.config import Config
-from igll.data.datasets import InpaintingDataset, Sample, build_dataset
+from igll.config import Config, EdgeConfig
+from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
-from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps
+from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.validate import fill_sample, to_picture, to_unit
+from igll.errors import InputError
 from igll.metrics import MetricSuite, average
 from igll.report.figures import paint_hole, picture_sheet
 from igll.report.files import write_csv, write_json, write_text
 from igll.report.tables import Column, markdown_table, metric_columns, text_table
+from igll.storage import make_folder
 
 Fill = Callable[[Sample], Tensor]
 NETWORK = "IGLL"
@@ -76,11 +78,11 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     """
     device = choose_device(config.device)
     generator, trained, step = load_generator(checkpoint, config.eval.weights, device)
+    _check_apart(config, trained, checkpoint)
     config = config.model_copy(update={"model": trained.model, "edges": _edges(config, trained)})
+    make_folder(out)
     dataset = _open_data(config, device)
-    oracle = trained.model.structure_prior == "oracle" or (
-        trained.model.structure_prior == "reference" and not config.data.reference_root
-    )
+    oracle = sees_ground_truth_edges(config)
 
     def suite() -> MetricSuite:
         return MetricSuite(config.eval.metrics, config.eval.lpips_net, config.allow_download, device)
@@ -107,7 +109,31 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     return result
 
 
-def _edges(config: Config, trained: Config) -> Any:
+def _check_apart(config: Config, trained: Config, checkpoint: str) -> None:
+    """Refuse to measure on images that the network was trained on.
+
+    Raises:
+        InputError: The same images were split in another way in training.
+    """
+    data, before = config.data, trained.data
+    if data.name != before.name or _place(data.val_root or data.root) != _place(before.root):
+        return
+    keys = ("split_seed", "test_fraction", *(("synthetic_images",) if data.name == "synthetic" else ()))
+    changed = [key for key in keys if getattr(data, key) != getattr(before, key)]
+    if before.val_root or data.val_root:
+        changed = ["val_root"]
+    if changed:
+        raise InputError(
+            f"data.{changed[0]}: differs from the training of {checkpoint}, so test images would be among "
+            "those it was trained on; use the run's own config.yaml"
+        )
+
+
+def _place(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder).expanduser().resolve()
+
+
+def _edges(config: Config, trained: Config) -> EdgeConfig:
     """The detector that the checkpoint was trained with, from where this machine keeps its weights."""
     weights = (
         config.edges.weights if config.edges.detector == trained.edges.detector else trained.edges.weights
@@ -127,16 +153,28 @@ def _open_data(config: Config, device: torch.device) -> InpaintingDataset:
 
 def _classical(name: str) -> Fill:
     fill = CLASSICAL[name]
-    return lambda sample: fill(sample["image"], sample["mask"])
+
+    def fill_known(sample: Sample) -> Tensor:
+        """An image of which nothing is known becomes mid-grey: there is nothing to fill from."""
+        image, mask = sample["image"], sample["mask"]
+        known_B = (mask <= 0.5).flatten(1).any(1)
+        result = torch.zeros_like(image)
+        if known_B.any():
+            result[known_B] = fill(image[known_B], mask[known_B])
+        return result
+
+    return fill_known
 
 
 @torch.inference_mode()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
 def _measure(
     methods: list[Method], dataset: InpaintingDataset, config: Config
 ) -> list[list[NDArray[np.uint8]]]:
-    """Run every method over the test set, one batch at a time; return the first images as pictures."""
+    """Run every method over the test set, one batch at a time; return some images as pictures."""
     loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
     pictures: list[list[NDArray[np.uint8]]] = []
+    shown = set(spread(len(dataset), config.eval.pictures))
     for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False):
         target = to_unit(sample["target"])
         results = []
@@ -145,10 +183,12 @@ def _measure(
             for name, values in method.suite.update(result, target, sample["mask"]).items():
                 method.values.setdefault(name, []).extend(values)
             results.append(result)
-        for index in range(min(len(target), config.eval.pictures - len(pictures))):
+        for index in range(len(target)):
+            if int(sample["index"][index]) not in shown:
+                continue
             hole = paint_hole(to_picture(to_unit(sample["image"][index])), sample["mask"][index, 0].numpy())
-            shown = [to_picture(result[index]) for result in results]
-            pictures.append([hole, *shown, to_picture(target[index])])
+            filled = [to_picture(result[index]) for result in results]
+            pictures.append([hole, *filled, to_picture(target[index])])
     return pictures
 
 
@@ -175,12 +215,7 @@ def _write(
 ) -> None:
     """Write all result files and print the table."""
     columns = [Column("method", "method"), *metric_columns(config.eval.metrics)]
-    ratio = config.mask.ratio
-    caption = (
-        f"{len(dataset)} images of {config.data.name}, crop {config.data.crop_size}, "
-        f"{config.mask.kind} holes, ratio {ratio}, LPIPS ({config.eval.lpips_net})"
-        + (f", {result['label']}" if result["label"] else "")
-    )
+    caption = _caption(len(dataset), config, result["label"])
     write_json(out / "metrics.json", result)
     write_text(out / "table.md", f"{caption}\n\n{markdown_table(rows, columns)}")
     lines = [
@@ -196,7 +231,21 @@ def _write(
     write_csv(out / "per_image.csv", lines)
     if pictures:
         names = [method.name + (" (oracle edges)" if method.oracle else "") for method in methods]
-        titles = [dataset.name(index) for index in range(len(pictures))]
+        titles = [dataset.name(index) for index in spread(len(dataset), config.eval.pictures)]
         picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=caption)
-    files = "metrics.json, table.md, per_image.csv, pictures.png"
+    files = "metrics.json, table.md, per_image.csv" + (", pictures.png" if pictures else "")
     print(f"{caption}\n\n{text_table(rows, columns)}\nwritten below {out}: {files}")
+
+
+def _caption(images: int, config: Config, label: str) -> str:
+    """What was measured on what, in one line."""
+    data, mask = config.data, config.mask
+    holes = f"{mask.kind} holes, ratio {mask.ratio}"
+    if data.use == "pairs":
+        holes = "cloud removal (pairs), holes where the data says"
+    elif mask.kind == "files":
+        holes = f"holes from {mask.root}"
+    parts = [f"{images} images of {data.name}", f"crop {data.crop_size}", holes]
+    if "lpips" in config.eval.metrics:
+        parts.append(f"LPIPS ({config.eval.lpips_net})")
+    return ", ".join([*parts, label] if label else parts)

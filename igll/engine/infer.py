@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 from igll.data.files import list_images, match_by_stem, read_image, read_mask
 from igll.engine.picture_io import Picture, output_suffix, read_picture, write_picture
-from igll.errors import InputError
+from igll.errors import InputError, OutputError
 from igll.inpainter import Inpainter
+from igll.storage import make_folder
 
 # After these, no later image could be written either.
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -79,7 +79,7 @@ def infer(request: InferRequest) -> int:
     inpainter.check_guide(request.edges is not None, request.reference is not None)
     if request.reference is not None:
         _ = inpainter.detector  # missing weights are found now, not at every image
-    _make_folder(request.out)
+    make_folder(request.out)
 
     failures: list[str] = []
     filled = 0
@@ -88,7 +88,7 @@ def infer(request: InferRequest) -> int:
             try:
                 _fill_file(inpainter, job, request.hole)
                 filled += 1
-            except InputError as error:
+            except (InputError, OutputError) as error:
                 failures.append(_named(job, str(error)))
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno in _HOPELESS:
                     break
@@ -162,15 +162,6 @@ def _check_targets(jobs: list[_Job]) -> None:
         taken[job.out] = job.image
         if job.out.resolve() in inputs:
             raise InputError(f"{job.out}: is an input and would be overwritten; choose another --out")
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise InputError(f"{out}: no permission to write there; choose another --out")
 
 
 def _named(job: _Job, message: str) -> str:

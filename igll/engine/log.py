@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igll.engine.checkpoint import write_atomically
+from igll.errors import OutputError
+from igll.report.files import write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +32,7 @@ class RunLog:
 
         self.path = folder / "metrics.jsonl"
         kept = [line for line in self._lines() if line["step"] <= first_step]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._start = time.monotonic() - (kept[-1].get("time", 0.0) if kept else 0.0)
@@ -64,9 +66,14 @@ class RunLog:
             split: ``"train"`` or ``"val"``.
             values: Name → value.
         """
-        line = {"step": step, "split": split, "time": round(time.monotonic() - self._start, 3), **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        line = {"step": step, "time": round(time.monotonic() - self._start, 3), **values}
+        # JSON has no NaN or infinity: a value that is not a number is left empty.
+        plain = {name: value if math.isfinite(value) else None for name, value in line.items()}
+        try:
+            self._file.write(json.dumps({**plain, "split": split}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 

@@ -22,7 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from igll.data.files import decode, png_bit_depth
 from igll.errors import InputError
-from igll.report.files import replacing
+from igll.storage import replacing
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F")
 INTEGER_FULL = 65535  # 32-bit integer pictures hold 16-bit values, as in igll.data.files

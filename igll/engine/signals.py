@@ -36,6 +36,7 @@ class StopRequest:
             signal.signal(known, signal.SIG_DFL)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Let a loader's worker outlive Ctrl-C: the main process decides when the work ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals_to_main(worker: int) -> None:
+    """Let a loader's worker outlive signals to its process group: the main process decides when work ends."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,79 +14,19 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from igll.config import Config, TrainConfig, save_config
-from igll.data.datasets import InpaintingDataset, Sample, StepSampler, build_dataset
-from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from igll.data.datasets import InpaintingDataset, Sample, StepSampler, build_dataset, spread
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps
 from igll.engine.log import RunLog
 from igll.engine.objectives import Batch, Objectives, Terms
-from igll.engine.signals import StopRequest, ignore_interrupts
+from igll.engine.signals import StopRequest, leave_signals_to_main
+from igll.engine.state import TrainState, build_state, judges_edges
 from igll.engine.validate import Validation
 from igll.errors import InputError, NumericsError
-from igll.models import Discriminator, Generator, build_discriminator, build_generator
+from igll.models import Generator
 from igll.models.discriminator import hole_rectangles
-
-
-@dataclass
-class TrainState:
-    """Everything that a checkpoint has to bring back.
-
-    Attributes:
-        generator: The network being trained.
-        ema: Its running average, or None if ``train.ema_decay`` is 0.
-        discriminator: None if no adversarial term has a weight.
-        generator_optimizer: Adam over the generator.
-        discriminator_optimizer: Adam over the discriminator.
-        step: Finished training steps.
-        best: Best hole PSNR on the validation images so far, in dB.
-    """
-
-    generator: Generator
-    ema: Generator | None
-    discriminator: Discriminator | None
-    generator_optimizer: torch.optim.Adam
-    discriminator_optimizer: torch.optim.Adam | None
-    step: int = 0
-    best: float = -math.inf
-
-    @property
-    def evaluated(self) -> Generator:
-        """The weights that evaluation uses."""
-        return self.ema or self.generator
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator,
-            "ema": self.ema,
-            "discriminator": self.discriminator,
-            "generator_optimizer": self.generator_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-        }
-
-    def save(self, path: Path, config: Config) -> None:
-        """Write a checkpoint."""
-        parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
-        rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
-        save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
-
-    def load(self, path: Path, config: Config, device: torch.device) -> None:
-        """Continue from a checkpoint of the same model.
-
-        Raises:
-            InputError: If it cannot be read or belongs to another model.
-        """
-        saved = load_checkpoint(path, device)
-        if saved["config"]["model"] != config.model.model_dump():
-            raise InputError(f"{path}: was trained with other model settings; use the run's own config.yaml")
-        for name, part in self._parts().items():
-            if (part is None) != (name not in saved):
-                raise InputError(f"{path}: was trained with other losses or train.ema_decay ({name} differs)")
-            if isinstance(part, nn.Module):
-                load_weights(part, saved[name], str(path))
-            elif part is not None:
-                part.load_state_dict(saved[name])
-        self.step, self.best = saved["step"], saved["best"]
-        torch.set_rng_state(saved["random_state"].cpu())
+from igll.models.edges import EdgeDetector
+from igll.storage import make_folder
 
 
 def train(config: Config, out: Path, resume: bool = False) -> int:
@@ -103,7 +42,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 
     Raises:
         InputError: If the input has to change; see the message.
-        NumericsError: If a loss stopped being finite; the weights are untouched by that step.
+        NumericsError: If a loss or gradient stopped being finite; that network is untouched by that step.
     """
     # Device and seeds.
     device = choose_device(config.device)
@@ -116,18 +55,23 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
             f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
         )
 
-    # Data: training crops and fixed validation images, with their edge maps if the model needs any.
-    training, testing = _open_data(config, device)
+    # Data: training crops and fixed validation images.
+    training, testing, detector = _open_data(config)
     total_steps = _total_steps(config.train, len(training))
 
     # Networks, losses, optimisers; and where an earlier process left off.
-    state = _build_state(config, device)
+    state = build_state(config, device)
     learned = config.model.structure_prior == "learned"
     objectives = Objectives(config.losses, learned, config.data.crop_size, config.allow_download).to(device)
     if resume and last.exists():
         state.load(last, config, device)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     save_config(config, out / "config.yaml")
+
+    # Edge maps of the ground truth, if any are used; made last, because it can take a while.
+    for dataset in (training, testing):
+        if detector is not None and dataset.edges is not None:
+            prepare_edge_maps(dataset, dataset.edges, detector, device)
     batches = _batches(config, training, state.step, total_steps, device)
     validation = Validation(testing, config, out / "sheets", device)
 
@@ -146,12 +90,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
                     log.scalars(state.step, "train", values)
                     bar.set_postfix(_short(values))
                 if finished or state.step % config.train.eval_every == 0:
-                    scores = validation.scores(state.evaluated)
-                    log.scalars(state.step, "val", scores)
-                    bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB")
-                    if scores["psnr_hole"] > state.best:
-                        state.best = scores["psnr_hole"]
-                        state.save(out / "checkpoints" / "best.pt", config)
+                    _validate(state, validation, config, out, log, bar)
                 if finished or state.step % config.train.sheet_every == 0:
                     log.picture(state.step, "validation", validation.sheet(state.evaluated, state.step))
 
@@ -162,8 +101,8 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
                 if stop.exit_code is not None:
                     bar.write(f"stopped at step {state.step}, saved {last}; go on with --resume")
                     return stop.exit_code
-        except InputError:
-            # A file vanished or broke under us: keep what was learnt before saying so.
+        except (InputError, NumericsError):
+            # A file broke under us, or a loss did: keep what was learnt before saying so.
             state.save(last, config)
             raise
     return 0
@@ -175,11 +114,11 @@ def train_step(
     """One update of the discriminator (or several, as configured) and one of the generator.
 
     Returns:
-        ``generator/TERM`` before weighting, ``generator/total`` and, with a discriminator,
-        ``discriminator/total``; detached, on the device.
+        ``generator/TERM`` before weighting, ``generator/total``, ``gradient/generator`` (its norm) and, with
+        a discriminator, the same of it; detached, on the device.
 
     Raises:
-        NumericsError: Before the update, if a loss is not finite.
+        NumericsError: Before the network's update, if its loss or gradient is not finite.
     """
     rate = learning_rate(config.train, state.step, _total_steps(config.train, len(training)))
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=config.train.amp and batch.image_BCHW.is_cuda)
@@ -191,7 +130,7 @@ def train_step(
     # Discriminator: real against composite.
     real = fake = None
     if state.discriminator is not None and state.discriminator_optimizer is not None:
-        conditional = _conditional(config)
+        conditional = judges_edges(config)
         state.discriminator.requires_grad_(True)
         for _ in range(config.discriminator.steps):
             with autocast:
@@ -199,9 +138,10 @@ def train_step(
                     state.discriminator, batch, output.perception_BCHW.detach(), conditional
                 )
             terms["discriminator/total"] = loss.detach()
+            terms["gradient/discriminator"] = _gradient_norm(state.discriminator_optimizer, loss, 0.0)
             _check_finite(terms, state.step, batch, training)
             relative = (config.train.discriminator_lr or config.train.lr) / config.train.lr
-            _update(state.discriminator_optimizer, loss, rate * relative, 0.0)
+            _update(state.discriminator_optimizer, rate * relative)
         # The generator's gradient runs through the discriminator, not into it.
         state.discriminator.requires_grad_(False)
         edge = batch.edge_B1HW if conditional else None
@@ -215,8 +155,9 @@ def train_step(
     terms |= {
         f"generator/{name}": term.detach() for name, term in (generator_terms | {"total": total}).items()
     }
+    terms["gradient/generator"] = _gradient_norm(state.generator_optimizer, total, config.train.clip_gradient)
     _check_finite(terms, state.step, batch, training)
-    _update(state.generator_optimizer, total, rate, config.train.clip_gradient)
+    _update(state.generator_optimizer, rate)
 
     # Running average, quicker at the start so that it does not remember the initial weights.
     if state.ema is not None:
@@ -234,42 +175,29 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     return config.lr
 
 
-def _conditional(config: Config) -> bool:
-    """Whether the discriminator sees edges: it cannot where the model does without any."""
-    return config.discriminator.edge and config.model.structure_prior != "none"
+def _validate(
+    state: TrainState, validation: Validation, config: Config, out: Path, log: RunLog, bar: tqdm[Any]
+) -> None:
+    """Score the fixed validation images, and keep the weights if they are the best so far."""
+    scores = validation.scores(state.evaluated)
+    log.scalars(state.step, "val", scores)
+    label = " (oracle edges)" if validation.oracle else ""
+    bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
+    best = out / "checkpoints" / "best.pt"
+    if scores["psnr_hole"] > state.best or not best.exists():
+        state.best = scores["psnr_hole"]
+        state.save(best, config)
 
 
-def _open_data(config: Config, device: torch.device) -> tuple[InpaintingDataset, InpaintingDataset]:
-    """Training and validation images, their edge maps made where they are used."""
+def _open_data(config: Config) -> tuple[InpaintingDataset, InpaintingDataset, EdgeDetector | None]:
+    """Training and validation images, and the detector of their edges if any are used."""
     cache = detector = None
     if edges_needed(config, training=True):
         cache, detector = open_edge_cache(config)
     training, testing = build_dataset(config, "train", cache), build_dataset(config, "test", cache)
-    testing.indices = testing.indices[: config.train.eval_images]
-    if cache is not None and detector is not None:
-        for dataset in (training, testing):
-            prepare_edge_maps(dataset, cache, detector, device)
-    return training, testing
-
-
-def _build_state(config: Config, device: torch.device) -> TrainState:
-    generator = build_generator(config.model).to(device)
-    ema = None
-    if config.train.ema_decay:
-        ema = build_generator(config.model).to(device).eval().requires_grad_(False)
-        ema.load_state_dict(generator.state_dict())
-    discriminator = discriminator_optimizer = None
-    if config.losses.adversarial or config.losses.feature_matching:
-        settings = config.discriminator.model_copy(update={"edge": _conditional(config)})
-        discriminator = build_discriminator(settings, config.model.image_channels).to(device)
-        discriminator_optimizer = _adam(discriminator, config.train, device)
-    optimizer = _adam(generator, config.train, device)
-    return TrainState(generator, ema, discriminator, optimizer, discriminator_optimizer)
-
-
-def _adam(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    first, second = config.betas
-    return torch.optim.Adam(network.parameters(), config.lr, (first, second), fused=device.type == "cuda")
+    shown = spread(len(testing), config.train.eval_images)
+    testing.indices = [testing.indices[position] for position in shown]
+    return training, testing, detector
 
 
 def _total_steps(config: TrainConfig, images: int) -> int:
@@ -289,7 +217,7 @@ def _batches(
         pin_memory=device.type == "cuda",
         # A generator of its own, so that starting workers draws nothing from the global one.
         generator=torch.Generator(),
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=leave_signals_to_main,
     )
     for sample in loader:
         moved = {
@@ -308,19 +236,23 @@ def _batches(
 
 
 def _check_finite(terms: Terms, step: int, batch: Batch, training: InpaintingDataset) -> None:
-    """Stop before the update if any loss is not finite, naming the term, the step and the images."""
-    for name, term in terms.items():
-        if not math.isfinite(float(term)):
-            names = ", ".join(training.name(index) for index in batch.indices)
-            raise NumericsError(f"step {step + 1}: the loss '{name}' is {float(term)}; images: {names}")
+    """Stop before the update if any value is not finite, naming it, the step and the images."""
+    if bool(torch.stack([term.float() for term in terms.values()]).isfinite().all()):
+        return
+    name, value = next((name, float(term)) for name, term in terms.items() if not math.isfinite(float(term)))
+    names = ", ".join(training.name(index) for index in batch.indices)
+    raise NumericsError(f"step {step + 1}: '{name}' is {value}; images: {names}")
 
 
-def _update(optimizer: torch.optim.Adam, loss: Tensor, rate: float, clip: float) -> None:
+def _gradient_norm(optimizer: torch.optim.Adam, loss: Tensor, clip: float) -> Tensor:
+    """Backward pass; returns the gradient's norm, after clipping it to ``clip`` if that is not 0."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if clip:
-        nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+
+
+def _update(optimizer: torch.optim.Adam, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

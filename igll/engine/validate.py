@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from igll.config import Config
-from igll.data.datasets import InpaintingDataset, Sample
+from igll.data.datasets import InpaintingDataset, Sample, spread
+from igll.engine.edge_maps import sees_ground_truth_edges
+from igll.metrics import average
 from igll.metrics.image import hole_psnr, psnr
 from igll.models import Generator
 from igll.report.figures import paint_hole, picture_sheet
@@ -42,6 +46,17 @@ def fill_sample(generator: Generator, sample: Sample, device: torch.device) -> T
     return filled
 
 
+@contextmanager
+def evaluating(generator: Generator) -> Iterator[None]:
+    """The generator in evaluation mode, and afterwards as it was."""
+    training = generator.training
+    generator.eval()
+    try:
+        yield
+    finally:
+        generator.train(training)
+
+
 class Validation:
     """A few fixed test images, filled again and again while a run goes on.
 
@@ -56,36 +71,30 @@ class Validation:
         self, dataset: InpaintingDataset, config: Config, folder: Path, device: torch.device
     ) -> None:
         self.dataset, self.folder, self.device = dataset, folder, device
+        self.oracle = sees_ground_truth_edges(config)
         self.loader: DataLoader[Sample] = DataLoader(
             dataset, config.eval.batch_size, num_workers=0, generator=torch.Generator()
         )
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.dataset)
-
     @torch.no_grad()
     def scores(self, generator: Generator) -> dict[str, float]:
-        """Mean PSNR in dB, of the whole image and of the hole, over images that have a hole."""
-        values: dict[str, list[Tensor]] = {"psnr_hole": [], "psnr": []}
-        training = generator.training
-        generator.eval()
-        for sample in self.loader:
-            result = to_unit(fill_sample(generator, sample, self.device)).cpu()
-            target = to_unit(sample["target"])
-            values["psnr_hole"].append(hole_psnr(result, target, sample["mask"]))
-            values["psnr"].append(psnr(result, target))
-        generator.train(training)
-        return {name: float(torch.cat(parts).nanmean()) for name, parts in values.items()}
+        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite."""
+        values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
+        with evaluating(generator):
+            for sample in self.loader:
+                result = to_unit(fill_sample(generator, sample, self.device)).cpu()
+                target = to_unit(sample["target"])
+                values["psnr_hole"] += hole_psnr(result, target, sample["mask"]).tolist()
+                values["psnr"] += psnr(result, target).tolist()
+        return {name: average(parts) for name, parts in values.items()}
 
     @torch.no_grad()
     def sheet(self, generator: Generator, step: int) -> Image:
         """Picture sheet of the first images: input, filled, truth."""
-        sample = default_collate([self.dataset[index] for index in range(min(SHEET_ROWS, len(self.dataset)))])
-        training = generator.training
-        generator.eval()
-        results = to_unit(fill_sample(generator, sample, self.device)).cpu()
-        generator.train(training)
+        shown = spread(len(self.dataset), SHEET_ROWS)
+        sample = default_collate([self.dataset[index] for index in shown])
+        with evaluating(generator):
+            results = to_unit(fill_sample(generator, sample, self.device)).cpu()
         rows = []
         for image, result, target, mask in zip(
             to_unit(sample["image"]), results, to_unit(sample["target"]), sample["mask"], strict=True
@@ -95,7 +104,7 @@ class Validation:
         return picture_sheet(
             rows,
             ["input", "filled", "truth"],
-            [self.dataset.name(index) for index in range(len(rows))],
+            [self.dataset.name(index) for index in shown],
             self.folder / f"step_{step:07d}.png",
-            caption=f"step {step}" + (", oracle edges" if generator.structure_prior == "oracle" else ""),
+            caption=f"step {step}" + (", oracle edges" if self.oracle else ""),
         )

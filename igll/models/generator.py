@@ -15,6 +15,7 @@ from igll.models.layers import (
     FeatureBranch,
     composite,
     hole_on_grid,
+    initialise_convolutions,
     pad_to_stride,
     prefill_mean,
     prefill_pyramid,
@@ -59,11 +60,12 @@ class ReconstructionNet(nn.Module):
         self.attention_branch = AttentionBranch(in_channels, width, attention)
         self.decoder = Decoder(width, out_channels)
         self.residual = residual
-        if residual:
-            last = self.decoder[-1]
-            assert isinstance(last, nn.Conv2d) and last.bias is not None  # noqa: S101  (narrows for the type checker)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        initialise_convolutions(self)
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Conv2d)  # noqa: S101  (narrows for the type checker)
+        with torch.no_grad():
+            # Start at the input, or near mid-range: far out, the clamp lets no gradient through.
+            last.weight.mul_(0.0 if residual else 0.1)
 
     def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
         """Return the prediction_BCHW in [-1, 1] for the whole frame.

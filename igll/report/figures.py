@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from igll.errors import InputError
-from igll.report.files import replacing
+from igll.storage import replacing
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (34, 34, 34), (110, 110, 110)
 _GUTTER, _MARGIN, _TITLE, _SMALL = 4, 16, 15, 12
@@ -59,7 +59,8 @@ def picture_sheet(
         The sheet, RGB.
 
     Raises:
-        InputError: The titles do not match the rows and columns, or the file cannot be written.
+        InputError: The titles do not match the rows and columns.
+        OutputError: The file cannot be written.
     """
     _check_grid(rows, column_titles, row_titles)
     title_font, small_font = ImageFont.load_default(_TITLE), ImageFont.load_default(_SMALL)

@@ -6,40 +6,18 @@ import csv
 import io
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from igll.errors import InputError
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` when the block ends well.
-
-    Creates the folder. An older file stays as it was until then, and if anything fails.
-
-    Raises:
-        InputError: The folder cannot be written to or the disk is full; names the file.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        _remove(temporary)
+from igll.storage import replacing
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file as a whole.
 
     Raises:
-        InputError: It cannot be written.
+        OutputError: It cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
@@ -49,7 +27,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON that every reader accepts: NaN becomes null, infinities the strings "inf" and "-inf".
 
     Raises:
-        InputError: It cannot be written.
+        OutputError: It cannot be written.
     """
     write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -63,7 +41,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
         columns: Keys to write, in order; None takes all keys in the order they first appear.
 
     Raises:
-        InputError: It cannot be written.
+        OutputError: It cannot be written.
     """
     keys = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -86,11 +64,3 @@ def _plain(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None if math.isnan(content) else str(content)
     return content
-
-
-def _remove(temporary: Path) -> None:
-    """Drop what is left of a failed write; the failure itself is what the user has to hear of."""
-    try:
-        temporary.unlink(missing_ok=True)
-    except OSError:
-        return

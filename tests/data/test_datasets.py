@@ -211,8 +211,25 @@ def test_bad_roots_are_one_clear_line(tmp_path: Path, data: dict, mask: dict, ex
     root = folder(tmp_path)
     config = build_config({"data": {"name": "folder", "root": str(root), **data}, "mask": mask})
     with pytest.raises(InputError) as caught:
-        build_dataset(config, "train")
+        build_dataset(config, "test")
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_channels_that_no_dataset_has_are_refused_by_key():
+    with pytest.raises(
+        InputError, match=r"model\.image_channels: these datasets have 1 or 3 channels, not 4"
+    ):
+        build_dataset(build_config({"data": {"name": "synthetic"}, "model": {"image_channels": 4}}), "train")
+
+
+def test_an_image_keeps_its_test_hole_when_others_are_left_out():
+    settings = {"mask": {"kind": "cloud", "ratio": 0.3}, "data": {"name": "synthetic", "crop_size": 32}}
+    whole = build_dataset(build_config(settings), "test")
+    settings["data"]["test_limit"] = 5
+    some = build_dataset(build_config(settings), "test")
+    for index in range(5):
+        same = [whole.name(number) for number in range(len(whole))].index(some.name(index))
+        assert torch.equal(some[index]["mask"], whole[same]["mask"])
 
 
 def test_an_empty_folder_is_named(tmp_path: Path):

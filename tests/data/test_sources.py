@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from igll.data.sources import AID, RICE, ClearView, ImageFolder, Synthetic, cloud_from_difference
 from igll.errors import InputError
@@ -21,9 +22,9 @@ def picture(path: Path, values: np.ndarray | None = None, size: tuple[int, int] 
     return values
 
 
-def disc(height: int, width: int) -> np.ndarray:
+def disc(height: int, width: int, radius: float = 0.25) -> np.ndarray:
     rows, columns = np.ogrid[:height, :width]
-    return (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 4) ** 2
+    return (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) * radius) ** 2
 
 
 def test_folder_reads_any_mix_recursively(tmp_path: Path):
@@ -79,16 +80,13 @@ def test_rice1_pairs_on_real_files(shared: Path):
     assert len(labels) == len(pairs) == 100 and labels.names == pairs.names
     assert labels.load(0).mask_HW is None
     shares = []
-    for index in range(0, 100, 10):
+    for index in range(0, 100, 2):
         scene = pairs.load(index)
         assert scene.mask_HW is not None and scene.mask_HW.shape == scene.target_HWC.shape[:2]
         np.testing.assert_array_equal(scene.target_HWC, labels.load(index).target_HWC)
         shares.append(scene.mask_HW.mean())
-        gap = np.abs(scene.input_HWC - scene.target_HWC).mean(2)
-        clear_of_it, thick = gap[~scene.mask_HW], scene.mask_HW[gap > 0.24]
-        assert clear_of_it.size == 0 or clear_of_it.mean() < 0.12
-        assert thick.size == 0 or thick.mean() > 0.95
-    assert max(shares) > 0.1
+    # RICE1 is mostly even haze, which hides nothing; some pairs have clouds, and none is all cloud.
+    assert min(shares) < 0.05 < max(shares) < 0.9
 
 
 def test_rice2_layout_uses_its_own_masks(tmp_path: Path):
@@ -123,14 +121,18 @@ def test_clearview_pairs_find_the_damage(tmp_path: Path, noise: str):
     assert ClearView(tmp_path).load(0).mask_HW is None
 
 
-def test_cloud_is_found_where_the_pair_differs():
-    clear = np.full((80, 80, 3), 0.3, np.float32) + RNG.normal(0, 0.02, (80, 80, 3)).astype(np.float32)
-    cloud = disc(80, 80)
-    cloudy = np.where(cloud[..., None], 0.9, clear).astype(np.float32)
-    found = cloud_from_difference(clear, cloudy)
-    assert found[cloud].all()
-    assert found.sum() < 2.5 * cloud.sum()
+def test_cloud_is_found_and_even_haze_is_not():
+    rows, columns = np.mgrid[:80, :80] / 80
+    clear = np.stack([rows, columns, 1 - rows], 2) * 0.5 + RNG.normal(0, 0.02, (80, 80, 3))
+    clear = clear.clip(0, 1).astype(np.float32)
+    haze = (0.7 * clear + 0.3 * 0.8).astype(np.float32)
     assert not cloud_from_difference(clear, clear).any()
+    assert not cloud_from_difference(clear, haze).any()
+    for radius in (0.1, 0.25, 0.45):  # 3, 20 and 64 % of the scene
+        cloud = disc(80, 80, radius)
+        for behind in (clear, haze):
+            found = cloud_from_difference(clear, np.where(cloud[..., None], np.float32(0.95), behind))
+            assert found[cloud].all() and not found[~ndimage.binary_dilation(cloud, iterations=12)].any()
 
 
 def test_synthetic_scenes_are_seeded_and_kept():
@@ -140,5 +142,3 @@ def test_synthetic_scenes_are_seeded_and_kept():
     np.testing.assert_array_equal(source.load(1).target_HWC, again.load(0).target_HWC)
     assert source.load(2).target_HWC is source.load(2).target_HWC
     assert Synthetic(1, 64, channels=1).load(0).target_HWC.shape == (64, 64, 1)
-    with pytest.raises(InputError, match=r"model\.image_channels"):
-        Synthetic(1, 64, channels=4)

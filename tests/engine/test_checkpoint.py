@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from igll import storage
 from igll.config import build_config
-from igll.engine import checkpoint
-from igll.engine.checkpoint import FORMAT, load_checkpoint, load_generator, save_checkpoint, write_atomically
-from igll.errors import InputError
+from igll.engine.checkpoint import FORMAT, load_checkpoint, load_generator, save_checkpoint
+from igll.errors import InputError, OutputError
 from igll.models import build_generator
 
 
@@ -116,14 +116,20 @@ def test_weights_of_another_shape_are_named(tmp_path: Path):
         load_generator(saved(tmp_path / "other.pt", generator=weights))
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch):
-    path = tmp_path / "last.pt"
-    write_atomically(path, b"old")
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path: Path, monkeypatch):
+    path = saved(tmp_path / "last.pt")
+    before = path.read_bytes()
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OutputError, match=r"last\.pt: cannot be written \(No space left on device\)"):
+        saved(path, step=13)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", [{"generator": 3}, {"config": 3}])
+def test_a_checkpoint_of_the_wrong_shape_is_named(tmp_path: Path, damage: dict):
+    with pytest.raises(InputError, match=r"last\.pt: damaged"):
+        load_generator(saved(tmp_path / "last.pt", **damage))

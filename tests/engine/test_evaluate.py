@@ -124,6 +124,58 @@ def test_fill_nodata_is_a_floor_of_the_same_table(small, run, tmp_path: Path):
     assert methods["GDAL fill-nodata"]["psnr_hole"] > methods["mean of known"]["psnr_hole"]
 
 
+def test_reference_without_references_is_labelled_as_oracle(small, run, tmp_path: Path):
+    checkpoint = run(model={"structure_prior": "reference"})
+    assert evaluate(small(), checkpoint, tmp_path / "eval")["label"] == "oracle edges"
+    sheet = np.asarray(Image.open(tmp_path / "eval" / "pictures.png"))
+    plain = evaluate(small(), run_again(small, tmp_path), tmp_path / "plain")
+    assert plain["label"] == ""
+    assert not np.array_equal(sheet, np.asarray(Image.open(tmp_path / "plain" / "pictures.png")))
+
+
+def run_again(small, tmp_path: Path) -> str:
+    train(small(train={"max_steps": 1}), tmp_path / "blind")
+    return str(tmp_path / "blind" / "checkpoints" / "last.pt")
+
+
+def test_images_of_the_training_are_refused_as_test_images(small, run, tmp_path: Path):
+    checkpoint = run()
+    for change in ({"split_seed": 5}, {"test_fraction": 0.5}, {"synthetic_images": 20}):
+        with pytest.raises(InputError, match=rf"data\.{next(iter(change))}: differs from the training"):
+            evaluate(small(data=change), checkpoint, tmp_path / "eval")
+
+
+def test_an_image_without_any_known_pixel_does_not_end_the_evaluation(small, tmp_path: Path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for number in range(5):
+        Image.effect_noise((32, 32), 60).convert("RGB").save(images / f"{number}.png")
+        Image.new("L", (32, 32), 255).save(masks / f"{number}.png")
+    data = {"name": "folder", "root": str(images), "val_root": str(images)}
+    files = {"mask": {"kind": "files", "root": str(masks)}, "data": data}
+    train(small(**files, train={"max_steps": 1}), tmp_path / "run")
+    apart = {**data, "root": str(tmp_path), "val_root": None, "test_fraction": 0.9}
+    other = small(mask=files["mask"], data={**apart, "root": str(images.rename(tmp_path / "moved"))})
+    methods = evaluate(other, str(tmp_path / "run" / "checkpoints" / "last.pt"), tmp_path / "eval")["methods"]
+    assert math.isfinite(methods["mean of known"]["psnr_hole"]) and math.isfinite(
+        methods["IGLL"]["psnr_hole"]
+    )
+
+
+def test_pairs_are_captioned_as_cloud_removal(small, tmp_path: Path, capsys):
+    root = tmp_path / "rice"
+    for part in ("label", "cloud"):
+        (root / part).mkdir(parents=True)
+        for number in range(5):
+            Image.effect_noise((32, 32), 40).convert("RGB").save(root / part / f"{number}.png")
+    config = small(data={"name": "rice1", "root": str(root), "use": "pairs"}, train={"max_steps": 1})
+    train(config, tmp_path / "run")
+    evaluate(config, str(tmp_path / "run" / "checkpoints" / "last.pt"), tmp_path / "eval")
+    assert "cloud removal (pairs)" in capsys.readouterr().out
+    assert "square holes" not in (tmp_path / "eval" / "table.md").read_text()
+
+
 def test_a_checkpoint_that_is_none_is_named(small, tmp_path: Path):
     with pytest.raises(InputError, match="no such checkpoint"):
         evaluate(small(), str(tmp_path / "absent.pt"), tmp_path / "eval")

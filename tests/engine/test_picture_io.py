@@ -18,7 +18,7 @@ from igll.engine.picture_io import (
     with_colour,
     write_picture,
 )
-from igll.errors import InputError
+from igll.errors import InputError, OutputError
 
 RNG = np.random.default_rng(11)
 COLOUR = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -243,6 +243,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     image = sample("L")
-    with pytest.raises(InputError, match=r"out\.png: cannot be written \(No space left on device\)"):
+    with pytest.raises(OutputError, match=r"out\.png: cannot be written \(No space left on device\)"):
         write_picture(tmp_path / "out.png", Picture(image, {}), image, HOLE)
     assert list(tmp_path.iterdir()) == []

@@ -111,30 +111,51 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small, tmp_path, 
         assert [{**line, "time": 0} for line in logs[0]] == [{**line, "time": 0} for line in logs[1]]
 
 
-def test_kill_minus_nine_of_a_real_process_and_resume(tmp_path: Path):
+def command(tmp_path: Path, run: str, *more: str) -> list[str]:
+    """A small real training through the shipped quickstart config."""
     overrides = [
         "model.width=4", "data.crop_size=32", "data.synthetic_images=10", "train.batch_size=2",
         "train.max_steps=40", "train.checkpoint_every=1", "train.eval_every=20", "train.eval_images=2",
         "losses.svd_leading=4", "device=cpu", f"edges.cache={tmp_path / 'maps'}",
     ]  # fmt: skip
+    entry = "from igll.cli import train; train()"
+    arguments = ["--config", str(QUICKSTART), "--out", str(tmp_path / run), "--resume", *overrides, *more]
+    return [sys.executable, "-c", entry, *arguments]
 
-    def command(run: str) -> list[str]:
-        entry = "from igll.cli import train; train()"
-        arguments = ["--config", str(QUICKSTART), "--out", str(tmp_path / run), "--resume", *overrides]
-        return [sys.executable, "-c", entry, *arguments]
 
-    checkpoint = tmp_path / "killed" / "checkpoints" / "last.pt"
-    victim = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL)
+def wait_for(checkpoint: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and victim.poll() is None and time.monotonic() < deadline:
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def test_kill_minus_nine_of_a_real_process_and_resume(tmp_path: Path):
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.pt"
+    victim = subprocess.Popen(command(tmp_path, "killed"), stderr=subprocess.DEVNULL)
+    wait_for(checkpoint, victim)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert 0 < load_checkpoint(checkpoint)["step"] < 40
     for run in ("killed", "whole"):
-        subprocess.run(command(run), check=True, capture_output=True)
+        subprocess.run(command(tmp_path, run), check=True, capture_output=True)
     whole = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
     assert differing(whole, load_checkpoint(checkpoint)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_process_group_spares_the_workers(tmp_path: Path, number: int, code: int):
+    """As Ctrl-C in a terminal and batch schedulers send it."""
+    process = subprocess.Popen(
+        command(tmp_path, "run", "train.max_steps=100000", "data.workers=1"),
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    wait_for(checkpoint, process)
+    os.killpg(process.pid, number)
+    printed = "".join(process.communicate(timeout=60))
+    assert process.returncode == code
+    assert "go on with --resume" in printed and "Traceback" not in printed
+    assert load_checkpoint(checkpoint)["step"] >= 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -169,21 +190,74 @@ def test_a_non_finite_loss_stops_before_the_update(small, tmp_path, monkeypatch)
     def poisoned(self, prediction, target, mask):
         return prediction.sum() * math.nan
 
-    build = engine._build_state
+    build = engine.build_state
 
     def remembered(*arguments):
         before["state"] = build(*arguments)
         before["weights"] = {k: v.clone() for k, v in before["state"].generator.state_dict().items()}
         return before["state"]
 
-    monkeypatch.setattr(engine, "_build_state", remembered)
+    monkeypatch.setattr(engine, "build_state", remembered)
     monkeypatch.setattr("igll.losses.pixel.LocalL1Loss.forward", poisoned)
-    with pytest.raises(
-        NumericsError, match=r"step 1: the loss 'generator/local' is nan; images: synthetic-0"
-    ):
+    with pytest.raises(NumericsError, match=r"step 1: 'generator/local' is nan; images: synthetic-0"):
         train(small(losses={"adversarial": 0}), tmp_path / "run")
     after = before["state"].generator.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before["weights"].items())
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_a_non_finite_gradient_spares_that_networks_weights(small, tmp_path, monkeypatch, network):
+    measured = engine._gradient_norm
+
+    def poisoned(optimizer, loss, clip):
+        norm = measured(optimizer, loss, clip)
+        mine = optimizer is (
+            built["state"].generator_optimizer
+            if network == "generator"
+            else built["state"].discriminator_optimizer
+        )
+        return norm * math.nan if mine else norm
+
+    built, build = {}, engine.build_state
+
+    def remembered(*arguments):
+        built["state"] = build(*arguments)
+        part = getattr(built["state"], network)
+        built["weights"] = {name: value.clone() for name, value in part.named_parameters()}
+        return built["state"]
+
+    monkeypatch.setattr(engine, "build_state", remembered)
+    monkeypatch.setattr(engine, "_gradient_norm", poisoned)
+    with pytest.raises(NumericsError, match=rf"step 1: 'gradient/{network}' is nan; images: synthetic-0"):
+        train(small(), tmp_path / "run")
+    after = dict(getattr(built["state"], network).named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in built["weights"].items())
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 0
+
+
+def test_five_discriminator_steps_per_generator_step(small, tmp_path, monkeypatch):
+    updates = []
+    update = engine._update
+    monkeypatch.setattr(
+        engine, "_update", lambda optimizer, rate: (updates.append(optimizer), update(optimizer, rate))
+    )
+    train(small(discriminator={"steps": 5}, train={"max_steps": 2}), tmp_path / "run")
+    assert [updates.count(optimizer) for optimizer in dict.fromkeys(updates)] == [10, 2]
+
+
+def test_a_hole_filled_exactly_does_not_freeze_the_best_checkpoint(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "igll.engine.validate.hole_psnr",
+        lambda result, *_: torch.tensor([math.inf] + [20.0] * (len(result) - 1)),
+    )
+    train(small(), tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["best"] == 20.0
+
+
+def test_resuming_says_which_settings_changed(small, tmp_path: Path, capsys):
+    train(small(train={"max_steps": 1}), tmp_path / "run")
+    train(small(train={"max_steps": 2}, seed=7), tmp_path / "run", resume=True)
+    assert "resuming with other settings than before: seed, train.max_steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("prior", ["none", "reference", "oracle"])

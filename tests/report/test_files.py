@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from igll.errors import InputError
-from igll.report import replacing, write_csv, write_json, write_text
+from igll.errors import OutputError
+from igll.report import write_csv, write_json, write_text
+from igll.storage import replacing
 
 
 def test_json_is_strict_and_keeps_order(tmp_path):
@@ -62,19 +63,19 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(InputError, match=r"table\.md: cannot be written \(No space left on device\)"):
+    with pytest.raises(OutputError, match=r"table\.md: cannot be written \(No space left on device\)"):
         write_text(tmp_path / "table.md", "x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(InputError, match=r"metrics\.json: cannot be written"):
+    with pytest.raises(OutputError, match=r"metrics\.json: cannot be written"):
         write_json(tmp_path / "runs" / "metrics.json", {})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="Permission denied"):
+    with pytest.raises(OutputError, match="Permission denied"):
         write_json(tmp_path / "metrics.json", {})

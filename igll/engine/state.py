@@ -1,0 +1,128 @@
+"""Everything that a training run has to bring back when it resumes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from igll.config import Config, TrainConfig, build_config
+from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from igll.errors import InputError
+from igll.models import Discriminator, Generator, build_discriminator, build_generator
+
+
+@dataclass
+class TrainState:
+    """Everything that a checkpoint has to bring back.
+
+    Attributes:
+        generator: The network being trained.
+        ema: Its running average, or None if ``train.ema_decay`` is 0.
+        discriminator: None if no adversarial term has a weight.
+        generator_optimizer: Adam over the generator.
+        discriminator_optimizer: Adam over the discriminator.
+        step: Finished training steps.
+        best: Best hole PSNR on the validation images so far, in dB.
+    """
+
+    generator: Generator
+    ema: Generator | None
+    discriminator: Discriminator | None
+    generator_optimizer: torch.optim.Adam
+    discriminator_optimizer: torch.optim.Adam | None
+    step: int = 0
+    best: float = -math.inf
+
+    @property
+    def evaluated(self) -> Generator:
+        """The weights that evaluation uses."""
+        return self.ema or self.generator
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "ema": self.ema,
+            "discriminator": self.discriminator,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }
+
+    def save(self, path: Path, config: Config) -> None:
+        """Write a checkpoint."""
+        parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
+        rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
+        save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
+
+    def load(self, path: Path, config: Config, device: torch.device) -> None:
+        """Continue from a checkpoint of the same model.
+
+        Raises:
+            InputError: If it cannot be read or belongs to another model.
+        """
+        saved = load_checkpoint(path, device)
+        earlier = build_config(saved["config"], source=str(path))
+        if "generator_optimizer" not in saved:
+            raise InputError(f"{path}: holds weights alone, which cannot be resumed")
+        if earlier.model != config.model:
+            raise InputError(f"{path}: was trained with other model settings; use the run's own config.yaml")
+        _announce_changes(earlier, config)
+        for name, part in self._parts().items():
+            if (part is None) != (name not in saved):
+                raise InputError(f"{path}: was trained with other losses or train.ema_decay ({name} differs)")
+            if isinstance(part, nn.Module):
+                load_weights(part, saved[name], str(path))
+            elif part is not None:
+                part.load_state_dict(saved[name])
+        self.step, self.best = saved["step"], saved["best"]
+        torch.set_rng_state(saved["random_state"].cpu())
+
+
+def build_state(config: Config, device: torch.device) -> TrainState:
+    """Fresh networks and optimisers, initialised from torch's global generator."""
+    generator = build_generator(config.model).to(device)
+    ema = None
+    if config.train.ema_decay:
+        ema = build_generator(config.model).to(device).eval().requires_grad_(False)
+        ema.load_state_dict(generator.state_dict())
+    discriminator = discriminator_optimizer = None
+    if config.losses.adversarial or config.losses.feature_matching:
+        settings = config.discriminator.model_copy(update={"edge": judges_edges(config)})
+        discriminator = build_discriminator(settings, config.model.image_channels).to(device)
+        discriminator_optimizer = _adam(discriminator, config.train, device)
+    optimizer = _adam(generator, config.train, device)
+    return TrainState(generator, ema, discriminator, optimizer, discriminator_optimizer)
+
+
+def _adam(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    first, second = config.betas
+    return torch.optim.Adam(network.parameters(), config.lr, (first, second), fused=device.type == "cuda")
+
+
+def _announce_changes(earlier: Config, config: Config) -> None:
+    """Say which settings differ from those that the run was started with."""
+    before, now = flat(earlier.model_dump()), flat(config.model_dump())
+    changed = [key for key, value in now.items() if before[key] != value]
+    if changed:
+        print(f"resuming with other settings than before: {', '.join(changed)}", file=sys.stderr)
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings as one mapping with dotted keys."""
+    pairs: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            pairs |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            pairs[key] = value
+    return pairs
+
+
+def judges_edges(config: Config) -> bool:
+    """Whether the discriminator sees edges: it cannot where the model does without any."""
+    return config.discriminator.edge and config.model.structure_prior != "none"

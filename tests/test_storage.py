@@ -1,0 +1,54 @@
+"""Writing results whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from igll import storage
+from igll.errors import InputError, OutputError
+from igll.storage import make_folder, replacing
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_content_appears_at_once_and_alone(tmp_path: Path, durable: bool):
+    path = tmp_path / "new" / "a.bin"
+    with replacing(path, durable) as temporary:
+        temporary.write_bytes(b"whole")
+        assert not path.exists() and temporary.parent == path.parent and temporary.suffix == ".bin"
+    assert path.read_bytes() == b"whole" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_durable_write_waits_for_content_and_name(tmp_path: Path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(storage.os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    path = tmp_path / "a.bin"
+    with replacing(path, durable=True) as temporary:
+        temporary.write_bytes(b"x")
+    assert flushed == [path.stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_any_failure_keeps_the_old_file(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error), replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written \(No space left"), replacing(path):
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made_or_refused(tmp_path: Path, monkeypatch):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/c: cannot be made \(Not a directory\); choose another --out"):
+        make_folder(tmp_path / "file" / "c")
+    monkeypatch.setattr(storage.os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="no permission to write there"):
+        make_folder(tmp_path / "a")
