@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from igll.config import all_keys, load_config, save_config
+from igll.config import Config, all_keys, load_config, save_config
 from igll.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -128,6 +129,20 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path):
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\xff\xfe")
     with pytest.raises(InputError, match=r"picture\.yaml: not a text file"):
         load_config(tmp_path / "picture.yaml")
+
+
+def test_every_key_is_documented_with_its_default():
+    text = (CONFIGS.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `?([^|`]*)`? \|", text, re.MULTILINE))
+    assert list(rows) == all_keys()
+    for key, default in rows.items():
+        value: object = Config()
+        for name in key.split("."):
+            value = getattr(value, name)
+        written_value = (
+            yaml.safe_load(default.strip()) if key != "eval.metrics" else default.strip("[] ").split(", ")
+        )
+        assert written_value == value or str(written_value) == str(value), key
 
 
 def test_unsafe_yaml_is_refused(written):
