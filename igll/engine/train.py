@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +77,16 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     validation = Validation(testing, config, out / "sheets", device)
 
     with RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, total_steps) as bar:
+        records = Records(config, out, log, validation, bar)
         try:
             for batch in batches:
                 # One step: discriminator, then generator, then the average.
                 terms = train_step(state, objectives, config, batch, training)
                 state.step += 1
-                bar.update()
 
                 # Records.
                 finished = state.step == total_steps
-                if finished or state.step % config.train.log_every == 0:
-                    values = {name: float(term) for name, term in terms.items()}
-                    log.scalars(state.step, "train", values)
-                    bar.set_postfix(_short(values))
-                if finished or state.step % config.train.eval_every == 0:
-                    _validate(state, validation, config, out, log, bar)
-                if finished or state.step % config.train.sheet_every == 0:
-                    log.picture(state.step, "validation", validation.sheet(state.evaluated, state.step))
+                records.write(state, terms, finished)
 
                 # Checkpoint; leave if asked to.
                 leaving = finished or stop.exit_code is not None
@@ -106,6 +100,49 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
             state.save(last, config)
             raise
     return 0
+
+
+@dataclass
+class Records:
+    """What a run leaves behind while it goes on: losses, scores, pictures and the best weights.
+
+    Attributes:
+        config: How often.
+        out: The run's folder.
+        log: Where losses and scores are written.
+        validation: The fixed images that are scored and shown.
+        bar: The progress bar.
+    """
+
+    config: Config
+    out: Path
+    log: RunLog
+    validation: Validation
+    bar: tqdm[Any]
+
+    def write(self, state: TrainState, terms: Terms, finished: bool) -> None:
+        """Record what is due after a step, and everything after the last one."""
+        step, due = state.step, self.config.train
+        self.bar.update()
+        if finished or step % due.log_every == 0:
+            values = {name: float(term) for name, term in terms.items()}
+            self.log.scalars(step, "train", values)
+            self.bar.set_postfix(_short(values))
+        if finished or step % due.eval_every == 0:
+            self._validate(state)
+        if finished or step % due.sheet_every == 0:
+            self.log.picture(step, "validation", self.validation.sheet(state.evaluated, step))
+
+    def _validate(self, state: TrainState) -> None:
+        """Score the fixed validation images, and keep the weights if they are the best so far."""
+        scores = self.validation.scores(state.evaluated)
+        self.log.scalars(state.step, "val", scores)
+        label = " (oracle edges)" if self.validation.oracle else ""
+        self.bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
+        best = self.out / "checkpoints" / "best.pt"
+        if scores["psnr_hole"] > state.best or not best.exists():
+            state.best = scores["psnr_hole"]
+            state.save(best, self.config)
 
 
 def train_step(
@@ -173,20 +210,6 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     if config.schedule == "steps":
         return config.lr * config.lr_gamma ** sum(step >= milestone for milestone in config.lr_milestones)
     return config.lr
-
-
-def _validate(
-    state: TrainState, validation: Validation, config: Config, out: Path, log: RunLog, bar: tqdm[Any]
-) -> None:
-    """Score the fixed validation images, and keep the weights if they are the best so far."""
-    scores = validation.scores(state.evaluated)
-    log.scalars(state.step, "val", scores)
-    label = " (oracle edges)" if validation.oracle else ""
-    bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
-    best = out / "checkpoints" / "best.pt"
-    if scores["psnr_hole"] > state.best or not best.exists():
-        state.best = scores["psnr_hole"]
-        state.save(best, config)
 
 
 def _open_data(config: Config) -> tuple[InpaintingDataset, InpaintingDataset, EdgeDetector | None]:
