@@ -78,8 +78,8 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     """
     device = choose_device(config.device)
     generator, trained, step = load_generator(checkpoint, config.eval.weights, device)
-    _check_apart(config, trained, checkpoint)
-    config = config.model_copy(update={"model": trained.model, "edges": _edges(config, trained)})
+    check_apart(config, trained, checkpoint)
+    config = config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
     make_folder(out)
     dataset = _open_data(config, device)
     oracle = sees_ground_truth_edges(config)
@@ -109,7 +109,7 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     return result
 
 
-def _check_apart(config: Config, trained: Config, checkpoint: str) -> None:
+def check_apart(config: Config, trained: Config, checkpoint: str) -> None:
     """Refuse to measure on images that the network was trained on.
 
     Raises:
@@ -133,7 +133,7 @@ def _place(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder).expanduser().resolve()
 
 
-def _edges(config: Config, trained: Config) -> EdgeConfig:
+def edge_settings(config: Config, trained: Config) -> EdgeConfig:
     """The detector that the checkpoint was trained with, from where this machine keeps its weights."""
     weights = (
         config.edges.weights if config.edges.detector == trained.edges.detector else trained.edges.weights

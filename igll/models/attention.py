@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.tokens import pack, to_feature, to_tokens
+from igll.models.tokens import Packed, pack, to_feature, to_tokens
+
+
+class Projected(NamedTuple):
+    """What attention works on.
+
+    Attributes:
+        query_BMC: Queries of the chosen hole tokens.
+        key_BKC: Keys, position included.
+        value_BKC: Values.
+        sources: Which tokens the keys and values belong to; None for all of the grid, in order.
+        usable_B: False where there is nothing to attend to: the result is to be dropped.
+    """
+
+    query_BMC: Tensor
+    key_BKC: Tensor
+    value_BKC: Tensor
+    sources: Packed | None
+    usable_B: Tensor
 
 
 class GlobalAttention(nn.Module):
@@ -75,36 +93,88 @@ class GlobalAttention(nn.Module):
         """
         height, width = feature_BCHW.shape[-2:]
         tokens_BNC = to_tokens(feature_BCHW)
-        hole_BN = hole_B1HW.flatten(1)
-        queries = pack(hole_BN)
+        queries = pack(hole_B1HW.flatten(1))
         if queries.index_BM.shape[1] == 0:
             return feature_BCHW
-        query_BMC = self.query(queries.gather(tokens_BNC))
-        key_BNC, value_BNC = self.key(tokens_BNC), self.value(tokens_BNC)
-        position_NC = self.position_NC(height, width)
-        if position_NC is not None:
-            key_BNC = key_BNC + position_NC.to(key_BNC.dtype)
-        usable_B = hole_BN.new_ones(hole_BN.shape[0])
-        key_valid_BK: Tensor | None = None
-        if self.keys == "background":
-            usable_B = ~hole_BN.all(1)
-            # An image without background attends to everything, and its result is dropped below.
-            chosen = pack(~hole_BN | ~usable_B[:, None])
-            key_BNC, value_BNC = chosen.gather(key_BNC), chosen.gather(value_BNC)
-            key_valid_BK = chosen.valid_BM
-        attended_BMC = self._attend(query_BMC, key_BNC, value_BNC, key_valid_BK)
-        attended_BMC = torch.where(usable_B[:, None, None], attended_BMC, queries.gather(tokens_BNC))
+        projected = self._project(feature_BCHW, hole_B1HW, queries)
+        attended_BMC = self._attend(projected)
+        usable_B11 = projected.usable_B[:, None, None]
+        attended_BMC = torch.where(usable_B11, attended_BMC, queries.gather(tokens_BNC))
         return to_feature(queries.scatter(tokens_BNC, attended_BMC.to(tokens_BNC.dtype)), height, width)
 
-    def _attend(
-        self, query_BMC: Tensor, key_BKC: Tensor, value_BKC: Tensor, valid_BK: Tensor | None
-    ) -> Tensor:
+    def weights(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
+        """Where one hole token looks: its attention weights, head by head.
+
+        Args:
+            feature_BCHW: As for :meth:`forward`.
+            hole_B1HW: As for :meth:`forward`.
+            row: Row of the token on the grid.
+            column: Column of the token on the grid.
+
+        Returns:
+            weights_BGHW in [0, 1] for G heads, summing to 1 over the grid; 0 where no key stands, and
+            everywhere in an image that :meth:`forward` leaves as it is.
+
+        Raises:
+            ValueError: If the token is not in the hole of every image.
+        """
+        height, width = feature_BCHW.shape[-2:]
+        query = one_token(hole_B1HW, row, column)
+        projected = self._project(feature_BCHW, hole_B1HW, query)
+        score_BG1K = self._by_head(projected.query_BMC) @ self._by_head(projected.key_BKC).transpose(2, 3)
+        score_BGK = score_BG1K[:, :, 0] / self.head_channels**0.5
+        if projected.sources is None:
+            return score_BGK.softmax(2).unflatten(2, (height, width))
+        index_BK, valid_BK = projected.sources
+        weight_BGK = score_BGK.masked_fill(~valid_BK[:, None], float("-inf")).softmax(2)
+        weight_BGK = torch.where(projected.usable_B[:, None, None], weight_BGK, 0.0)
+        grid_BGN = weight_BGK.new_zeros(*weight_BGK.shape[:2], height * width)
+        return grid_BGN.scatter(2, index_BK[:, None].expand_as(weight_BGK), weight_BGK).unflatten(
+            2, (height, width)
+        )
+
+    def _project(self, feature_BCHW: Tensor, hole_B1HW: Tensor, queries: Packed) -> Projected:
+        """Queries of the given tokens, keys and values of those that may be attended."""
+        tokens_BNC, hole_BN = to_tokens(feature_BCHW), hole_B1HW.flatten(1)
+        query_BMC = self.query(queries.gather(tokens_BNC))
+        key_BNC, value_BNC = self.key(tokens_BNC), self.value(tokens_BNC)
+        position_NC = self.position_NC(*feature_BCHW.shape[-2:])
+        if position_NC is not None:
+            key_BNC = key_BNC + position_NC.to(key_BNC.dtype)
+        if self.keys == "all":
+            return Projected(query_BMC, key_BNC, value_BNC, None, hole_BN.new_ones(hole_BN.shape[0]))
+        usable_B = ~hole_BN.all(1)
+        # An image without background attends to everything, and its result is dropped.
+        sources = pack(~hole_BN | ~usable_B[:, None])
+        return Projected(query_BMC, sources.gather(key_BNC), sources.gather(value_BNC), sources, usable_B)
+
+    def _attend(self, projected: Projected) -> Tensor:
         """Scaled dot-product attention over the heads (equations 6–9)."""
         query, key, value = (
-            tensor.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
-            for tensor in (query_BMC, key_BKC, value_BKC)
+            self._by_head(tokens) for tokens in (projected.query_BMC, projected.key_BKC, projected.value_BKC)
         )
+        valid_BK = None if projected.sources is None else projected.sources.valid_BM
         mask = None if valid_BK is None or bool(valid_BK.all()) else valid_BK[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
+
+    def _by_head(self, tokens_BMC: Tensor) -> Tensor:
+        """Tokens as (B, heads, M, channels per head)."""
+        return tokens_BMC.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
+
+
+def one_token(hole_B1HW: Tensor, row: int, column: int) -> Packed:
+    """One token of the grid, the same in every image, as a packed list.
+
+    Raises:
+        ValueError: If it is outside the grid, or not in the hole of every image.
+    """
+    height, width = hole_B1HW.shape[-2:]
+    inside = 0 <= row < height and 0 <= column < width
+    if not inside or not bool(hole_B1HW[:, 0, row, column].all()):
+        raise ValueError(f"token ({row}, {column}) is not in the hole of the {height} × {width} grid")
+    index_B1 = torch.full(
+        (hole_B1HW.shape[0], 1), row * width + column, dtype=torch.long, device=hole_B1HW.device
+    )
+    return Packed(index_B1, torch.ones_like(index_B1, dtype=torch.bool))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.attention import GlobalAttention
+from igll.models.attention import GlobalAttention, one_token
 from igll.models.tokens import Packed, pack, to_feature, to_tokens
 
 # Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
@@ -35,6 +35,20 @@ class ChannelGate(nn.Module):
         mean_B1C = (tokens_BNC * known_BN1).sum(1, keepdim=True) / known_BN1.sum(1, keepdim=True).clamp_min(1)
         gated_BNC: Tensor = tokens_BNC * self.gate(mean_B1C)
         return gated_BNC
+
+
+class Matching(NamedTuple):
+    """What scores are computed of.
+
+    Attributes:
+        query_BMP: Unit foreground patches around the hole tokens, summed over the neighbourhood (steps 1, 3).
+        kernel_BKP: Background patches.
+        slot_BMO: For each hole token and offset, where that neighbour stands among the queries.
+    """
+
+    query_BMP: Tensor
+    kernel_BKP: Tensor
+    slot_BMO: Tensor
 
 
 class FlexibleFeatureSimilarity(nn.Module):
@@ -83,25 +97,107 @@ class FlexibleFeatureSimilarity(nn.Module):
             hole or no valid background patch.
         """
         height, width = feature_BCHW.shape[-2:]
-        hole_BN = hole_B1HW.flatten(1)
-        holes = pack(hole_BN)
+        holes = pack(hole_B1HW.flatten(1))
         sources = pack(valid_patches(hole_B1HW).flatten(1))
         if holes.index_BM.shape[1] == 0 or sources.index_BM.shape[1] == 0:
             return feature_BCHW
         tokens_BNC = to_tokens(feature_BCHW)
-        foreground_BNC = to_tokens(self.attention(feature_BCHW, hole_B1HW))
-        gated_BNC = self.channel_gate(tokens_BNC, hole_BN)
-
-        patch_BMP = gather_patches(foreground_BNC, holes.index_BM, height, width)
-        kernel_BKP = gather_patches(gated_BNC, sources.index_BM, height, width)
-        slot_BMO = neighbour_slots(holes, height, width)
-        query_BMP = _sum_over_neighbours(_unit(patch_BMP), slot_BMO)
-        pasted_BMP = self._select(query_BMP, kernel_BKP, sources.valid_BM)
-        filled_BMC = _paste(pasted_BMP, slot_BMO)
+        matching = self._match(feature_BCHW, hole_B1HW, holes, sources)
+        pasted_BMP = self._select(matching.query_BMP, matching.kernel_BKP, sources.valid_BM)
+        filled_BMC = _paste(pasted_BMP, matching.slot_BMO)
 
         usable_B11 = sources.valid_BM.any(1)[:, None, None]
         filled_BMC = torch.where(usable_B11, filled_BMC.to(tokens_BNC.dtype), holes.gather(tokens_BNC))
         return to_feature(holes.scatter(tokens_BNC, filled_BMC), height, width)
+
+    def scores(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
+        """How well each background patch fits one hole token: the scores that step 4 compares.
+
+        Args:
+            feature_BCHW: As for :meth:`forward`.
+            hole_B1HW: As for :meth:`forward`.
+            row: Row of the token on the grid.
+            column: Column of the token on the grid.
+
+        Returns:
+            score_B1HW at the centres of the patches, a sum of up to nine cosines, so within [-9, 9];
+            NaN where no valid patch is centred.
+
+        Raises:
+            ValueError: If the token is not in the hole of every image.
+        """
+        score_BOK, _, sources = self._around(feature_BCHW, hole_B1HW, row, column)
+        centre = len(OFFSETS) // 2
+        score_B1K = score_BOK[:, centre : centre + 1].masked_fill(~sources.valid_BM[:, None], float("nan"))
+        grid_B1N = score_B1K.new_full((len(score_B1K), 1, hole_B1HW[0].numel()), float("nan"))
+        return grid_B1N.scatter(2, sources.index_BM[:, None], score_B1K).view(hole_B1HW.shape)
+
+    def weights(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
+        """Where the content of one hole token comes from, once overlapping patches are averaged (step 5).
+
+        The weighted sum of the background features, re-weighted by the channel gate, is the token's new
+        value.
+
+        Args:
+            feature_BCHW: As for :meth:`forward`.
+            hole_B1HW: As for :meth:`forward`.
+            row: Row of the token on the grid.
+            column: Column of the token on the grid.
+
+        Returns:
+            weights_B1HW in [0, 1], summing to 1 over the grid; 0 in the hole, and everywhere in an image
+            that :meth:`forward` leaves as it is.
+
+        Raises:
+            ValueError: If the token is not in the hole of every image.
+        """
+        score_BOK, covers_BO, sources = self._around(feature_BCHW, hole_B1HW, row, column)
+        grid_BN = score_BOK.new_zeros(hole_B1HW.flatten(1).shape)
+        if score_BOK.shape[2] == 0:
+            return grid_BN.view(hole_B1HW.shape)
+        barred_B1K = ~sources.valid_BM[:, None]
+        score_BOK = score_BOK.masked_fill(barred_B1K, torch.finfo(score_BOK.dtype).min)
+        if self.select == "best":
+            share_BOK = torch.zeros_like(score_BOK).scatter(2, score_BOK.argmax(2, keepdim=True), 1.0)
+        else:
+            share_BOK = score_BOK.softmax(2)
+        share_BOK = share_BOK.masked_fill(barred_B1K, 0.0) * covers_BO[..., None]
+        share_BOK = share_BOK / covers_BO.sum(1)[:, None, None]
+        for offset, (row_offset, column_offset) in enumerate(OFFSETS):
+            # The patch pasted at token + offset covers the token with what stands at its centre - offset.
+            origin_BK = sources.index_BM - (row_offset * hole_B1HW.shape[3] + column_offset)
+            origin_BK = origin_BK.clamp(0, grid_BN.shape[1] - 1)  # padding alone lies outside
+            grid_BN = grid_BN.scatter_add(1, origin_BK, share_BOK[:, offset])
+        return grid_BN.view(hole_B1HW.shape)
+
+    def _around(
+        self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int
+    ) -> tuple[Tensor, Tensor, Packed]:
+        """Scores of the 3 × 3 tokens around one hole token, itself in the middle.
+
+        Returns:
+            score_BOK of every background patch (0 for tokens that are no hole); bool_BO, which of the tokens
+            are hole; the patches' centres.
+        """
+        token = one_token(hole_B1HW, row, column)
+        holes = pack(hole_B1HW.flatten(1))
+        sources = pack(valid_patches(hole_B1HW).flatten(1))
+        matching = self._match(feature_BCHW, hole_B1HW, holes, sources)
+        place_B11 = (holes.index_BM == token.index_BM).int().argmax(1)[:, None, None]
+        slot_BO = matching.slot_BMO.gather(1, place_B11.expand(-1, -1, len(OFFSETS)))[:, 0]
+        query_BOP = _take(matching.query_BMP, slot_BO)
+        score_BOK = torch.matmul(query_BOP, _unit(matching.kernel_BKP).transpose(1, 2))
+        return score_BOK, slot_BO < holes.index_BM.shape[1], sources
+
+    def _match(self, feature_BCHW: Tensor, hole_B1HW: Tensor, holes: Packed, sources: Packed) -> Matching:
+        """Foreground attended from the background, and both sides' patches (steps 1 to 3)."""
+        height, width = feature_BCHW.shape[-2:]
+        foreground_BNC = to_tokens(self.attention(feature_BCHW, hole_B1HW))
+        gated_BNC = self.channel_gate(to_tokens(feature_BCHW), hole_B1HW.flatten(1))
+        patch_BMP = gather_patches(foreground_BNC, holes.index_BM, height, width)
+        kernel_BKP = gather_patches(gated_BNC, sources.index_BM, height, width)
+        slot_BMO = neighbour_slots(holes, height, width)
+        return Matching(_sum_over_neighbours(_unit(patch_BMP), slot_BMO), kernel_BKP, slot_BMO)
 
     def _select(self, query_BMP: Tensor, kernel_BKP: Tensor, valid_BK: Tensor) -> Tensor:
         """Mix (or pick) background patches for each query, some queries at a time where memory asks."""

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from igll.errors import InputError
+from igll.report.canvas import check_ending, new_figure, save_figure
 from igll.storage import replacing
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (34, 34, 34), (110, 110, 110)
@@ -105,7 +106,7 @@ def _check_grid(
 
 
 def loss_curves(metrics_jsonl: Path, path: Path) -> None:
-    """Draw a run's losses and validation scores over the steps as small multiples, and save as PNG.
+    """Draw a run's losses and validation scores over the steps as small multiples, and save them.
 
     Panels: the generator's total, its terms, the discriminator, and one per validation score.
 
@@ -114,32 +115,27 @@ def loss_curves(metrics_jsonl: Path, path: Path) -> None:
             numbers: ``generator/total``, ``generator/<term>``, ``discriminator/<term>``, and scores
             without a slash, such as ``psnr_hole``. ``time`` is ignored. Where a step occurs
             again, as after resuming, its last value counts.
-        path: The PNG file; its folder is created.
+        path: A PNG file; or a PDF file, and a PNG of the same name is written beside it. Its folder
+            is created.
 
     Raises:
         InputError: matplotlib is not installed, the file is missing or holds nothing to draw, or
-            the picture cannot be written.
+            the path ends in something else.
+        OutputError: The picture cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError('loss curves: need the package matplotlib; pip install "igll[figures]"') from error
-
+    check_ending(path)
     panels = _panels(_read_series(metrics_jsonl))
     if not panels:
         raise InputError(f"{metrics_jsonl}: holds no losses or scores to draw")
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * lines), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen
+    figure = new_figure(4.6 * columns, 3.1 * lines)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (title, series) in zip(axes, panels.items(), strict=False):
         _draw_panel(axis, title, series)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def _read_series(metrics_jsonl: Path) -> Series:

@@ -214,3 +214,30 @@ def test_lower_precision_stays_close_and_keeps_the_type() -> None:
     expected_BCHW = dense_attention(copy.deepcopy(attention).double(), feature_BCHW.double(), holes())
     error = (out_BCHW.double() - expected_BCHW).abs()
     assert error.mean() < 0.01 and error.max() < 0.15
+
+
+@VARIANTS
+def test_weights_explain_what_a_token_becomes(heads: int, position: bool, keys: Keys) -> None:
+    attention = module(heads, position, keys)
+    hole_B1HW = holes()[2:3]
+    hole_B1HW = torch.cat([hole_B1HW, hole_B1HW.clone(), torch.ones_like(hole_B1HW)])
+    hole_B1HW[1, 0, 0, :5] = True  # fewer keys than the first: padding has no weight
+    feature_BCHW = features(3)
+    out_BCHW = attention(feature_BCHW, hole_B1HW)
+    value_BGNC = attention.value(feature_BCHW.flatten(2).transpose(1, 2)).unflatten(2, (heads, -1))
+    for row, column in ((1, 2), (3, 5), (2, 4)):
+        weights_BGHW = attention.weights(feature_BCHW, hole_B1HW, row, column)
+        mixed_BGC = torch.einsum("bgn,bngc->bgc", weights_BGHW.flatten(2), value_BGNC)
+        expected_BC = attention.join(mixed_BGC.flatten(1))
+        used = slice(None) if keys == "all" else slice(2)
+        assert torch.allclose(out_BCHW[used, :, row, column], expected_BC[used], rtol=0, atol=1e-5)
+        total_BG = weights_BGHW.sum((2, 3))
+        assert torch.allclose(total_BG[used], torch.ones(()), rtol=0, atol=1e-5)
+        if keys == "background":
+            assert (weights_BGHW * hole_B1HW == 0).all() and (weights_BGHW[2] == 0).all()
+
+
+@pytest.mark.parametrize("row, column", [(0, 0), (-1, 3), (6, 0), (2, 7)])
+def test_weights_of_a_token_that_is_no_hole_are_refused(row: int, column: int) -> None:
+    with pytest.raises(ValueError, match="is not in the hole of the 6 × 7 grid"):
+        module().weights(features(1), holes()[2:3], row, column)

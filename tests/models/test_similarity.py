@@ -247,3 +247,53 @@ def test_lower_precision_stays_close_and_keeps_the_type() -> None:
     expected_BCHW = dense(copy.deepcopy(ffsm).double(), feature_BCHW.double(), holes())
     error = (out_BCHW.double() - expected_BCHW).abs()
     assert error.mean() < 0.01 and error.max() < 0.15
+
+
+@pytest.mark.parametrize("select", ["softmax", "best"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_weights_explain_what_a_token_becomes(select: Select, heads: int) -> None:
+    ffsm = module(select, heads).double()
+    hole_B1HW = holes()[[1, 1, 3, 2]]
+    hole_B1HW[1, 0, 7, :3] = hole_B1HW[3, 0, 2, 3:6] = True
+    feature_BCHW = features(4).double()
+    out_BCHW = ffsm(feature_BCHW, hole_B1HW)
+    tokens_BNC = feature_BCHW.flatten(2).transpose(1, 2)
+    gated_BNC = ffsm.channel_gate(tokens_BNC, hole_B1HW.flatten(1))
+    for row, column in ((2, 5), (2, 3), (2, 4)):
+        weights_B1HW = ffsm.weights(feature_BCHW, hole_B1HW, row, column)
+        expected_BC = (weights_B1HW.flatten(1)[:, None] @ gated_BNC)[:, 0]
+        assert torch.allclose(out_BCHW[:, :, row, column], expected_BC, rtol=0, atol=1e-10)
+        assert torch.allclose(weights_B1HW.sum((1, 2, 3)), torch.ones(4).double(), rtol=0, atol=1e-10)
+        assert (weights_B1HW * hole_B1HW == 0).all()
+
+
+def test_scores_are_sums_of_cosines_over_the_neighbourhood() -> None:
+    ffsm = module().double()
+    hole_B1HW, feature_BCHW = holes()[[1, 2]], features(2).double()
+    foreground_BCHW = ffsm.attention(feature_BCHW, hole_B1HW)
+    row, column = 2, 5
+    scores_B1HW = ffsm.scores(feature_BCHW, hole_B1HW, row, column)
+    assert torch.equal(~scores_B1HW.isnan(), valid_patches(hole_B1HW))
+    for image, hole_HW in enumerate(hole_B1HW[:, 0]):
+        background_CHW = gated(ffsm.channel_gate, feature_BCHW[image], hole_HW)
+        around_CHW = F.pad(foreground_BCHW[image], (1, 1, 1, 1))
+        for top, left in free_centres(hole_HW):
+            kernel = background_CHW[:, top - 1 : top + 2, left - 1 : left + 2].flatten()
+            expected = sum(
+                F.cosine_similarity(around_CHW[:, r : r + 3, c : c + 3].flatten(), kernel, 0)
+                for r in range(row - 1, row + 2)
+                for c in range(column - 1, column + 2)
+                if hole_HW[r, c]
+            )
+            assert abs(scores_B1HW[image, 0, top, left] - expected) < 1e-9
+
+
+@pytest.mark.parametrize("select", ["softmax", "best"])
+def test_a_token_with_nothing_to_copy_has_no_weights(select: Select) -> None:
+    ffsm = module(select)
+    for case in ([4], [6], [1, 4]):
+        hole_B1HW, feature_BCHW = holes()[case], features(len(case))
+        assert (ffsm.weights(feature_BCHW, hole_B1HW, 2, 3)[-1] == 0).all()
+        assert ffsm.scores(feature_BCHW, hole_B1HW, 2, 3)[-1].isnan().all()
+    with pytest.raises(ValueError, match="is not in the hole"):
+        ffsm.weights(features(1), holes()[1:2], 0, 0)

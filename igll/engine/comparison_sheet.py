@@ -1,0 +1,163 @@
+"""Fillings of several checkpoints side by side, like the paper's Figure 7."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, default_collate
+
+from igll.config import Config
+from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
+from igll.engine.checkpoint import load_generator
+from igll.engine.devices import choose_device
+from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
+from igll.engine.evaluate import check_apart, edge_settings
+from igll.engine.validate import fill_sample, to_picture, to_unit
+from igll.errors import InputError
+from igll.report.canvas import check_ending, sheet_as_pdf
+from igll.report.differences import colour_scale, difference_map
+from igll.report.figures import paint_hole, picture_sheet
+
+_CELL = 192  # at least, in pixels
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SheetRequest:
+    """What to lay side by side.
+
+    Attributes:
+        checkpoints: Written by igll-train.
+        names: Column titles, one per checkpoint.
+        cases: Number of test images, evenly spread over the test set.
+        images: Names of test images instead, as results list them.
+        difference: A row of difference maps below each case.
+        full: Mean difference over the channels, in steps of 255, at which the colours end.
+    """
+
+    checkpoints: Sequence[str]
+    names: Sequence[str]
+    cases: int = 6
+    images: Sequence[str] = ()
+    difference: bool = False
+    full: int = 64
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One checkpoint's fillings."""
+
+    title: str
+    oracle: bool
+    results: list[Picture]
+
+
+def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.Image:
+    """Fill the same crops and holes with every checkpoint and write the sheet as PNG and PDF.
+
+    Rows are cases; columns the masked input, one per checkpoint and the ground truth, all at one scale.
+
+    Args:
+        config: Data and masks; each network's own settings come from its checkpoint.
+        request: Checkpoints and cases.
+        out: A ``.png`` or ``.pdf`` path; both files are written.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        InputError: Names do not fit the checkpoints, an image is not in the test set or was trained on,
+            or a file is missing or of another kind.
+        OutputError: A file cannot be written.
+    """
+    check_ending(out)
+    if not request.checkpoints or len(request.checkpoints) != len(request.names):
+        raise InputError(f"--names: {len(request.names)} for {len(request.checkpoints)} checkpoints")
+    cases = _chosen(build_dataset(config, "test"), request)
+    columns = [
+        _fill(config, checkpoint, name, cases)
+        for checkpoint, name in zip(request.checkpoints, request.names, strict=True)
+    ]
+    samples = [cases[index] for index in range(len(cases))]
+    truths = [to_picture(to_unit(sample["target"])) for sample in samples]
+    inputs = [
+        paint_hole(to_picture(to_unit(sample["image"])), sample["mask"][0].numpy()) for sample in samples
+    ]
+    side = config.data.crop_size
+    cell = side * -(-_CELL // side)  # whole multiples show the pixels as they are
+    rows, titles = [], []
+    for index, (masked, truth) in enumerate(zip(inputs, truths, strict=True)):
+        results = [column.results[index] for column in columns]
+        rows.append([masked, *results, truth])
+        titles.append(cases.name(index))
+        if request.difference:
+            maps = [difference_map(result, truth, request.full) for result in results]
+            rows.append([np.full_like(masked, 255), *maps, colour_scale(cell, request.full)])
+            titles.append("difference from the truth")
+    caption = _caption(config, columns, request)
+    heads = ["masked", *(column.title for column in columns), "truth"]
+    sheet = picture_sheet(rows, heads, titles, out.with_suffix(".png"), cell, caption)
+    sheet_as_pdf(sheet, out.with_suffix(".pdf"))
+    return sheet
+
+
+def _chosen(dataset: InpaintingDataset, request: SheetRequest) -> InpaintingDataset:
+    """The cases alone; each keeps its crop and hole."""
+    if not request.images:
+        return replace(dataset, indices=[dataset.indices[at] for at in spread(len(dataset), request.cases)])
+    places = {dataset.name(index): dataset.indices[index] for index in range(len(dataset))}
+    for name in request.images:
+        if name not in places:
+            raise InputError(f"--images: {name} is not in the test set (such as {next(iter(places))})")
+    return replace(dataset, indices=[places[name] for name in request.images])
+
+
+@torch.inference_mode()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
+def _fill(config: Config, checkpoint: str, name: str, cases: InpaintingDataset) -> _Column:
+    """Fill every case with one checkpoint."""
+    device = choose_device(config.device)
+    generator, trained, _ = load_generator(checkpoint, config.eval.weights, device)
+    check_apart(config, trained, checkpoint)
+    if trained.model.image_channels != config.model.image_channels:
+        raise InputError(
+            f"{checkpoint}: fills images of {trained.model.image_channels} channel(s), but the config has "
+            f"model.image_channels={config.model.image_channels}"
+        )
+    own = config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
+    dataset = cases
+    if edges_needed(own, training=False):
+        cache, detector = open_edge_cache(own)
+        # Opened anew: what edges are taken from depends on the structure prior.
+        dataset = replace(build_dataset(own, "test", cache), indices=cases.indices)
+        prepare_edge_maps(dataset, cache, detector, device)
+    loader: DataLoader[Sample] = DataLoader(dataset, own.eval.batch_size, collate_fn=default_collate)
+    results = [
+        to_picture(result) for sample in loader for result in to_unit(fill_sample(generator, sample, device))
+    ]
+    oracle = sees_ground_truth_edges(own)
+    return _Column(name + (" (oracle edges)" if oracle else ""), oracle, results)
+
+
+def _caption(config: Config, columns: Sequence[_Column], request: SheetRequest) -> str:
+    """What is shown, and which columns are not to be compared with the others."""
+    holes = "holes where the data says" if config.data.use == "pairs" else f"{config.mask.kind} holes"
+    caption = f"Test images of {config.data.name}, crop {config.data.crop_size}, {holes}."
+    if request.difference:
+        caption += (
+            f" Differences: absolute, mean over the channels, from 0 to {request.full} of 255 and above."
+        )
+    oracle = [column.title.removesuffix(" (oracle edges)") for column in columns if column.oracle]
+    if oracle:
+        caption += (
+            f" Oracle edges: {', '.join(oracle)} saw the ground truth's edges inside the hole; compare with "
+            "others that did."
+        )
+    return caption
