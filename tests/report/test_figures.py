@@ -177,3 +177,11 @@ def test_curves_need_no_screen_and_leave_pyplot_alone(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
     assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+def test_curves_as_pdf_come_with_a_png(tmp_path):
+    loss_curves(_log(tmp_path / "metrics.jsonl"), tmp_path / "curves.pdf")
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(tmp_path / "curves.png").format == "PNG"
+    with pytest.raises(InputError, match=r"end in \.png or \.pdf"):
+        loss_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.svg")
