@@ -52,6 +52,8 @@ class ModelConfig(Section):
     position: bool = True
     position_grid: Annotated[int, Field(ge=1, le=1024)] = 64
     select: Literal["softmax", "best"] = "softmax"
+    gam: Literal["gam", "vanilla"] = "gam"
+    ffsm: Literal["ffsm", "vanilla"] = "ffsm"
 
 
 class DiscriminatorConfig(Section):

@@ -21,6 +21,7 @@ from igll.models.layers import (
     prefill_pyramid,
 )
 from igll.models.similarity import FlexibleFeatureSimilarity
+from igll.models.vanilla import VanillaAttention
 
 StructurePrior = Literal["oracle", "learned", "reference", "none"]
 Prefill = Literal["none", "mean", "pyramid"]
@@ -47,7 +48,7 @@ class ReconstructionNet(nn.Module):
         in_channels: Image + edge (if any) + mask channels.
         out_channels: Image channels.
         width: Base width c.
-        attention: GAM or FFSM on 4 × width channels.
+        attention: GAM, FFSM or vanilla attention on 4 × width channels.
         residual: Predict a correction to the input image instead of the image; the last convolution
             then starts at zero, so that training starts from the input.
     """
@@ -95,6 +96,8 @@ class Generator(nn.Module):
         position: Learned positions in GAM and FFSM.
         position_grid: Side of the grid on which positions are learned.
         select: How FFSM chooses patches, ``softmax`` or ``best``.
+        gam: ``gam``, or ``vanilla`` attention in its place.
+        ffsm: ``ffsm``, or ``vanilla`` attention in its place.
     """
 
     def __init__(
@@ -108,17 +111,24 @@ class Generator(nn.Module):
         position: bool = True,
         position_grid: int = 64,
         select: Literal["softmax", "best"] = "softmax",
+        gam: Literal["gam", "vanilla"] = "gam",
+        ffsm: Literal["ffsm", "vanilla"] = "ffsm",
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.structure_prior = structure_prior
         self.prefill = prefill
         in_channels = image_channels + 1 + (structure_prior != "none")
-        gam = GlobalAttention(4 * width, heads, position, position_grid)
-        ffsm = FlexibleFeatureSimilarity(4 * width, heads, position, position_grid, select)
+        attention = (4 * width, heads, position, position_grid)
+        first = VanillaAttention(*attention) if gam == "vanilla" else GlobalAttention(*attention)
+        second = (
+            VanillaAttention(*attention)
+            if ffsm == "vanilla"
+            else FlexibleFeatureSimilarity(*attention, select)
+        )
         self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
-        self.pirn = ReconstructionNet(in_channels, image_channels, width, gam, residual)
-        self.pern = ReconstructionNet(in_channels, image_channels, width, ffsm, residual)
+        self.pirn = ReconstructionNet(in_channels, image_channels, width, first, residual)
+        self.pern = ReconstructionNet(in_channels, image_channels, width, second, residual)
 
     def forward(
         self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None
