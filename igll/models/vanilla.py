@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from igll.models.attention import GlobalAttention
-from igll.models.tokens import to_feature, to_tokens
+from igll.models.tokens import pack, to_feature
 
 
 class VanillaAttention(GlobalAttention):
@@ -36,11 +37,7 @@ class VanillaAttention(GlobalAttention):
         Returns:
             feature_BCHW, new at every token.
         """
+        every_BN = torch.ones_like(hole_B1HW, dtype=torch.bool).flatten(1)
+        attended_BNC = self._attend(self._project(feature_BCHW, hole_B1HW, pack(every_BN)))
         height, width = feature_BCHW.shape[-2:]
-        tokens_BNC = to_tokens(feature_BCHW)
-        key_BNC = self.key(tokens_BNC)
-        position_NC = self.position_NC(height, width)
-        if position_NC is not None:
-            key_BNC = key_BNC + position_NC.to(key_BNC.dtype)
-        attended_BNC = self._attend(self.query(tokens_BNC), key_BNC, self.value(tokens_BNC), None)
         return to_feature(attended_BNC.to(feature_BCHW.dtype), height, width)
