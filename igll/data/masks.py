@@ -89,6 +89,11 @@ def make_mask(
     return _DRAW[kind](height, width, count, rng)
 
 
+def mask_bytes(mask_HW: BoolArray) -> bytes:
+    """A mask as bytes to be hashed: its size, and one bit per pixel."""
+    return f"{mask_HW.shape[0]}x{mask_HW.shape[1]}".encode() + np.packbits(mask_HW).tobytes()
+
+
 def _square(height: int, width: int, ratio: float, rng: np.random.Generator, placement: str) -> BoolArray:
     area = ratio * height * width
     side = _even(math.sqrt(area))
