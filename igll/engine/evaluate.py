@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -186,7 +186,7 @@ def _measure(
         target = to_unit(sample["target"])
         results = []
         for method in methods:
-            result = to_unit(method.fill(sample)).cpu()
+            result = to_unit(_one_by_one(method.fill, sample)).cpu()
             for name, values in method.suite.update(result, target, sample["mask"]).items():
                 method.values.setdefault(name, []).extend(values)
             results.append(result)
@@ -197,6 +197,19 @@ def _measure(
             filled = [to_picture(result[index]) for result in results]
             pictures.append([hole, *filled, to_picture(target[index])])
     return pictures
+
+
+def _one_by_one(fill: Fill, sample: Sample) -> Tensor:
+    """Fill the images of a batch each for itself.
+
+    Convolutions round differently in batches of different sizes; 8 bits make whole steps of that here and
+    there, and the result would depend on the batch size.
+    """
+    singles = [
+        {key: values[index : index + 1] for key, values in cast("dict[str, Tensor]", sample).items()}
+        for index in range(len(sample["image"]))
+    ]
+    return torch.cat([fill(cast(Sample, single)) for single in singles])
 
 
 def _numbers(row: dict[str, Any], method: Method) -> dict[str, Any]:
