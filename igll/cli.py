@@ -41,13 +41,20 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point ``igll-eval``."""
-    parser = argparse.ArgumentParser("igll-eval", description="Measure a trained network on a test set.")
+    """Entry point ``igll-eval``; a first argument out of ``EVAL_COMMANDS`` names another task."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in EVAL_COMMANDS:
+        EVAL_COMMANDS[given[0]](given[1:])
+    parser = argparse.ArgumentParser(
+        "igll-eval",
+        description="Measure a trained network on a test set.",
+        epilog=f"Also: igll-eval {{{','.join(EVAL_COMMANDS)}}} --help",
+    )
     parser.add_argument("--config", required=True, help="YAML file that names data, masks and metrics")
     parser.add_argument("--checkpoint", required=True, help="checkpoint written by igll-train")
     parser.add_argument("--out", required=True, help="folder for metrics.json, the table and the pictures")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(given)
 
     def work() -> int:
         from igll.config import load_config
@@ -59,6 +66,35 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         return 0
 
     _exit(work)
+
+
+def compare(arguments: Sequence[str]) -> NoReturn:
+    """``igll-eval compare``."""
+    parser = argparse.ArgumentParser(
+        "igll-eval compare", description="Compare two evaluations image by image, with bootstrap intervals."
+    )
+    parser.add_argument("a", metavar="A", help="folder of results of igll-eval")
+    parser.add_argument("b", metavar="B", help="another one, on the same images and masks")
+    parser.add_argument(
+        "--method",
+        action="append",
+        help="method to compare (default: IGLL); give it twice to name one of A and one of B",
+    )
+    parser.add_argument("--out", help="folder for comparison.json and comparison.md")
+    parser.add_argument("--mix", action="store_true", help="compare although images, masks or metrics differ")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        from igll.report.compare import compare as run
+
+        out = None if options.out is None else Path(options.out)
+        run(Path(options.a), Path(options.b), options.method or ["IGLL"], out, options.mix)
+        return 0
+
+    _exit(work)
+
+
+EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {"compare": compare}
 
 
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -29,6 +29,16 @@ def test_help_is_told_without_loading_torch(entry: str):
     assert "usage: igll-" in done.stdout
 
 
+def test_eval_tells_of_its_commands_and_each_has_its_own_help():
+    told = call("evaluate", "--help").stdout
+    for command, option in (("compare", "--mix"),):
+        assert command in told
+        done = call("evaluate", command, "--help")
+        assert done.returncode == 0 and f"igll-eval {command}" in done.stdout and option in done.stdout
+    mistyped = call("evaluate", "compair", "a", "b")
+    assert mistyped.returncode == 2 and "--config" in mistyped.stderr
+
+
 def test_installed_commands_exist():
     for name in ("igll-train", "igll-eval", "igll-infer"):
         done = subprocess.run(
@@ -52,6 +62,7 @@ def test_installed_commands_exist():
             ["--config", CONFIG, "--checkpoint", "absent.pt", "--out", "x"],
             "absent.pt: no such checkpoint",
         ),
+        ("evaluate", ["compare", "absent_a", "absent_b"], "absent_a/metrics.json: cannot be read"),
         ("infer", ["--checkpoint", "absent.pt", "--images", "x", "--masks", "y", "--out", "z"], "x: no such"),
     ],
 )

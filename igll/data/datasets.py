@@ -178,19 +178,37 @@ class InpaintingDataset(Dataset[Sample]):
         placement: str = self.mask.placement
         # Numbered in the whole dataset, so that an image keeps its hole when others are left out.
         scene = self.indices[key.image if isinstance(key, SampleKey) else key]
+        crop = self.data.crop_size
         if not isinstance(key, SampleKey):
-            rng = np.random.default_rng([self.data.split_seed, TEST_MASK, scene])
-            placement_name = "paper_test" if placement == "paper" else placement
-        elif placement == "paper" and self.mask.kind == "square":
+            return fixed_mask(self.mask, crop, self.data.split_seed, scene)
+        if placement == "paper" and self.mask.kind == "square":
             rng, placement_name = np.random.default_rng([self.seed, MASK, key.step]), "paper_train"
         else:
             rng = np.random.default_rng([self.seed, MASK, key.epoch, scene])
             placement_name = "random" if placement == "paper" else placement
-        ratio = self.mask.ratio
-        if isinstance(ratio, list):
-            ratio = float(rng.uniform(ratio[0], ratio[1]))
-        crop = self.data.crop_size
-        return make_mask(self.mask.kind, crop, crop, ratio, rng, placement_name)
+        return make_mask(self.mask.kind, crop, crop, _ratio(self.mask, rng), rng, placement_name)
+
+
+def fixed_mask(mask: MaskConfig, crop: int, seed: int, scene: int) -> NDArray[np.bool_]:
+    """The hole of a test image.
+
+    Args:
+        mask: Hole rules; the kind is not ``files``.
+        crop: Side of the crop in pixels.
+        seed: The split's seed.
+        scene: The image's number in the whole dataset.
+
+    Returns:
+        mask_HW, True = missing.
+    """
+    rng = np.random.default_rng([seed, TEST_MASK, scene])
+    placement = "paper_test" if mask.placement == "paper" else mask.placement
+    return make_mask(mask.kind, crop, crop, _ratio(mask, rng), rng, placement)
+
+
+def _ratio(mask: MaskConfig, rng: np.random.Generator) -> float:
+    """The hole's share of the image, drawn where a range is given."""
+    return float(rng.uniform(mask.ratio[0], mask.ratio[1])) if isinstance(mask.ratio, list) else mask.ratio
 
 
 def build_source(config: Config, part: Part) -> SceneSource:

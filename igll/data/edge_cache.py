@@ -24,6 +24,7 @@ class EdgeCache:
 
     def __init__(self, folder: str | None, fingerprint: str) -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "igll" / "edges"
+        self.fingerprint = fingerprint
         self.folder = (Path(folder).expanduser() if folder else base) / fingerprint
 
     def path(self, image_HWC: NDArray[np.float32]) -> Path:

@@ -20,8 +20,7 @@ from PIL import Image, ImageDraw
 from igll.errors import InputError
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
-FloatArray: TypeAlias = npt.NDArray[np.float32]
-Float64Array: TypeAlias = npt.NDArray[np.float64]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 Point: TypeAlias = tuple[float, float]
 
 MASK_KINDS = ("square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper")
@@ -89,6 +88,11 @@ def make_mask(
     return _DRAW[kind](height, width, count, rng)
 
 
+def mask_bytes(mask_HW: BoolArray) -> bytes:
+    """A mask as bytes to be hashed: its size, and one bit per pixel."""
+    return f"{mask_HW.shape[0]}x{mask_HW.shape[1]}".encode() + np.packbits(mask_HW).tobytes()
+
+
 def _square(height: int, width: int, ratio: float, rng: np.random.Generator, placement: str) -> BoolArray:
     area = ratio * height * width
     side = _even(math.sqrt(area))
@@ -120,30 +124,35 @@ def _start(slack: int, rng: np.random.Generator, placement: str) -> int:
 
 
 def _earliest(field_HW: FloatArray, count: int) -> BoolArray:
-    """The ``count`` pixels with the smallest values."""
-    chosen = np.argpartition(field_HW, count, axis=None)[:count]
-    mask = np.zeros(field_HW.size, dtype=np.bool_)
-    mask[chosen] = True
+    """The ``count`` pixels with the smallest values; of equal ones the first.
+
+    Which of equal values a partial sort takes differs between processors; this does not.
+    """
+    field = field_HW.ravel()
+    last = np.partition(field, count - 1)[count - 1]
+    mask = field < last
+    mask[np.flatnonzero(field == last)[: count - int(mask.sum())]] = True
     return mask.reshape(field_HW.shape)
 
 
 def _grid(height: int, width: int) -> tuple[FloatArray, FloatArray]:
     """Row and column numbers, shaped to broadcast: (height, 1) and (1, width)."""
-    return np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None, :]
+    return np.arange(height, dtype=np.float64)[:, None], np.arange(width, dtype=np.float64)[None, :]
 
 
 def _salt_pepper(height: int, width: int, count: int, rng: np.random.Generator) -> BoolArray:
-    return _earliest(rng.random((height, width), dtype=np.float32), count)
+    return _earliest(rng.random((height, width)), count)
 
 
 def _cloud(height: int, width: int, count: int, rng: np.random.Generator) -> BoolArray:
     # A larger field than needed: the transform is periodic, and clouds must not leave on the right and
     # come back on the left.
     rows, columns = (scipy.fft.next_fast_len(side + side // 4, real=True) for side in (height, width))
-    noise = rng.standard_normal((rows, columns), dtype=np.float32)
+    # In double precision, where processors' different rounding does not move a pixel into or out of the hole.
+    noise = rng.standard_normal((rows, columns))
     # Frequencies in cycles per image, stretched along the direction of the wind.
-    down = np.fft.fftfreq(rows, 1 / max(height, width))[:, None].astype(np.float32)
-    right = np.fft.rfftfreq(columns, 1 / max(height, width))[None, :].astype(np.float32)
+    down = np.fft.fftfreq(rows, 1 / max(height, width))[:, None]
+    right = np.fft.rfftfreq(columns, 1 / max(height, width))[None, :]
     wind, stretch = rng.uniform(0, math.pi), rng.uniform(1.0, 1.8)
     along = (math.cos(wind) * right + math.sin(wind) * down) * stretch
     across = math.cos(wind) * down - math.sin(wind) * right
@@ -232,7 +241,7 @@ def _gaps(height: int, width: int, count: int, rng: np.random.Generator) -> Bool
 
 def _seam_field(seams: int, length: int, breadth: int, rng: np.random.Generator) -> FloatArray:
     """Distance to the nearest seam over its local width, (length, breadth); seams run down the rows."""
-    field = np.full((length, breadth), np.inf, dtype=np.float32)
+    field = np.full((length, breadth), np.inf)
     for number in range(seams):
         # Evenly spread, as tile borders are, and moved a little.
         place = breadth * (number + rng.uniform(0.2, 0.8)) / seams
@@ -243,17 +252,17 @@ def _seam_field(seams: int, length: int, breadth: int, rng: np.random.Generator)
 
 
 def _straight(
-    place: float, ends: Float64Array, length: int, breadth: int, rng: np.random.Generator
+    place: float, ends: FloatArray, length: int, breadth: int, rng: np.random.Generator
 ) -> FloatArray:
     """A slanted wedge, ``ends[0]`` wide at the first row and ``ends[1]`` at the last."""
     row, column = _grid(length, breadth)
     progress = row / length
     middle = place + breadth * rng.normal(0, 0.08) * (progress - 0.5)
-    return np.abs(column - middle) / (ends[0] + (ends[1] - ends[0]) * progress).astype(np.float32)
+    return np.abs(column - middle) / (ends[0] + (ends[1] - ends[0]) * progress)
 
 
 def _stepped(
-    place: float, ends: Float64Array, length: int, breadth: int, rng: np.random.Generator
+    place: float, ends: FloatArray, length: int, breadth: int, rng: np.random.Generator
 ) -> FloatArray:
     """Bands along tile corners that do not line up, each with one width, from ``ends[0]`` to ``ends[1]``."""
     row, column = _grid(length, breadth)
@@ -261,8 +270,8 @@ def _stepped(
     tops = [-length, *np.sort(rng.uniform(0.1, 0.9, steps) * length), 2 * length]
     shifts = breadth * rng.uniform(0.03, 0.1, steps) * rng.choice((1, -1), steps)
     lefts = [place, *(place + np.cumsum(shifts))]
-    field = np.full((length, breadth), np.inf, dtype=np.float32)
-    for number, width in enumerate(np.linspace(ends[0], ends[1], steps + 1, dtype=np.float32)):
+    field = np.full((length, breadth), np.inf)
+    for number, width in enumerate(np.linspace(ends[0], ends[1], steps + 1)):
         x, top, bottom = lefts[number], tops[number], tops[number + 1]
         pieces = [(x, x, top, bottom)]
         if number < steps:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
+from igll.engine.protocol import ProtocolRecorder
 from igll.engine.validate import fill_sample, to_picture, to_unit
 from igll.errors import InputError
-from igll.metrics import MetricSuite, average
+from igll.metrics import MetricSuite, average, standard_error
 from igll.report.figures import paint_hole, picture_sheet
 from igll.report.files import write_csv, write_json, write_text
 from igll.report.tables import Column, markdown_table, metric_columns, text_table
@@ -31,6 +32,7 @@ from igll.storage import make_folder
 
 Fill = Callable[[Sample], Tensor]
 NETWORK = "IGLL"
+PER_IMAGE = "per_image.csv"
 TITLES = {"mean_of_known": "mean of known", "fill_nodata": "GDAL fill-nodata"}
 
 
@@ -63,7 +65,8 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     """Measure a checkpoint on the test part of a dataset.
 
     Writes ``metrics.json``, ``table.md``, ``per_image.csv`` and ``pictures.png`` below ``out`` and prints
-    the table. Metrics are taken of 8-bit composites, as a file would hold them.
+    the table and the protocol's name and hash. Metrics are taken of 8-bit composites, as a file would hold
+    them.
 
     Args:
         config: Data, masks and metrics. The network's own settings come from the checkpoint.
@@ -89,7 +92,9 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
 
     methods = [Method(TITLES[name], _classical(name), suite()) for name in config.eval.floors]
     methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite(), oracle))
-    pictures = _measure(methods, dataset, config)
+    recorder = ProtocolRecorder()
+    pictures = _measure(methods, dataset, config, recorder)
+    protocol = recorder.protocol(dataset, config)
 
     rows = [method.row() for method in methods]
     result = {
@@ -98,6 +103,7 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
         "weights": config.eval.weights,
         "structure_prior": trained.model.structure_prior,
         "label": "oracle edges" if oracle else "",
+        "protocol": protocol.to_json(),
         "images": len(dataset),
         "data": config.data.model_dump(),
         "mask": config.mask.model_dump(),
@@ -169,17 +175,18 @@ def _classical(name: str) -> Fill:
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
 def _measure(
-    methods: list[Method], dataset: InpaintingDataset, config: Config
+    methods: list[Method], dataset: InpaintingDataset, config: Config, recorder: ProtocolRecorder
 ) -> list[list[NDArray[np.uint8]]]:
     """Run every method over the test set, one batch at a time; return some images as pictures."""
     loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
     pictures: list[list[NDArray[np.uint8]]] = []
     shown = set(spread(len(dataset), config.eval.pictures))
     for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False):
+        recorder.add(sample)
         target = to_unit(sample["target"])
         results = []
         for method in methods:
-            result = to_unit(method.fill(sample)).cpu()
+            result = to_unit(_one_by_one(method.fill, sample)).cpu()
             for name, values in method.suite.update(result, target, sample["mask"]).items():
                 method.values.setdefault(name, []).extend(values)
             results.append(result)
@@ -192,16 +199,24 @@ def _measure(
     return pictures
 
 
+def _one_by_one(fill: Fill, sample: Sample) -> Tensor:
+    """Fill the images of a batch each for itself.
+
+    Convolutions round differently in batches of different sizes; 8 bits make whole steps of that here and
+    there, and the result would depend on the batch size.
+    """
+    singles = [
+        {key: values[index : index + 1] for key, values in cast("dict[str, Tensor]", sample).items()}
+        for index in range(len(sample["image"]))
+    ]
+    return torch.cat([fill(cast(Sample, single)) for single in singles])
+
+
 def _numbers(row: dict[str, Any], method: Method) -> dict[str, Any]:
     """A method's means and standard errors for the JSON file."""
     means = {name: value for name, value in row.items() if name not in ("method", "oracle", "unavailable")}
-    errors = {name: _standard_error(values) for name, values in method.values.items()}
+    errors = {name: standard_error(values) for name, values in method.values.items()}
     return {**means, "standard_error": errors, "oracle_edges": method.oracle}
-
-
-def _standard_error(values: list[float]) -> float:
-    finite = np.array([value for value in values if math.isfinite(value)])
-    return float(finite.std(ddof=1) / math.sqrt(len(finite))) if len(finite) > 1 else math.nan
 
 
 def _write(
@@ -216,7 +231,6 @@ def _write(
     """Write all result files and print the table."""
     columns = [Column("method", "method"), *metric_columns(config.eval.metrics)]
     caption = _caption(len(dataset), config, result["label"])
-    write_json(out / "metrics.json", result)
     write_text(out / "table.md", f"{caption}\n\n{markdown_table(rows, columns)}")
     lines = [
         {
@@ -228,13 +242,18 @@ def _write(
         for method in methods
         for index in range(len(dataset))
     ]
-    write_csv(out / "per_image.csv", lines)
+    write_csv(out / PER_IMAGE, lines)
+    digest = hashlib.sha256((out / PER_IMAGE).read_bytes()).hexdigest()
+    result["per_image"] = {"file": PER_IMAGE, "sha256": digest}
+    write_json(out / "metrics.json", result)
     if pictures:
         names = [method.name + (" (oracle edges)" if method.oracle else "") for method in methods]
         titles = [dataset.name(index) for index in spread(len(dataset), config.eval.pictures)]
         picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=caption)
     files = "metrics.json, table.md, per_image.csv" + (", pictures.png" if pictures else "")
-    print(f"{caption}\n\n{text_table(rows, columns)}\nwritten below {out}: {files}")
+    print(f"{caption}\n\n{text_table(rows, columns)}")
+    protocol = result["protocol"]
+    print(f"protocol {protocol['name']}, {protocol['sha256'][:12]}\nwritten below {out}: {files}")
 
 
 def _caption(images: int, config: Config, label: str) -> str:

@@ -7,7 +7,7 @@ from igll.metrics.names import (
     SET_METRICS,
     MetricUnavailableError,
 )
-from igll.metrics.suite import MetricSuite, average
+from igll.metrics.suite import MetricSuite, average, standard_error
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -17,4 +17,5 @@ __all__ = [
     "MetricSuite",
     "MetricUnavailableError",
     "average",
+    "standard_error",
 ]

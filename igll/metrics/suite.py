@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
@@ -153,3 +154,11 @@ def average(values: Sequence[float]) -> float:
     if finite:
         return math.fsum(finite) / len(finite)
     return measured[0] if measured else math.nan
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of `average`, over its finite values; NaN for fewer than two."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return math.nan
+    return statistics.stdev(finite) / math.sqrt(len(finite))

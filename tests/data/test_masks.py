@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage as ndimage
 from PIL import Image
 
-from igll.data.masks import MASK_KINDS, PLACEMENTS, SLC_PERIOD, SLC_TILT, make_mask
+from igll.data.masks import MASK_KINDS, PLACEMENTS, SLC_PERIOD, SLC_TILT, _earliest, make_mask
 from igll.errors import InputError
 
 SIZES = ((16, 16), (17, 31), (64, 16), (100, 60), (256, 256))
@@ -194,3 +194,9 @@ def test_a_mask_takes_less_than_fifteen_milliseconds(kind):
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         make_mask(*arguments[:4], np.random.default_rng(0), *arguments[4:])
+
+
+def test_of_equal_values_the_first_are_taken():
+    field = np.array([[2.0, 1.0, 2.0], [2.0, 0.0, np.inf]])
+    np.testing.assert_array_equal(_earliest(field, 3).ravel(), [True, True, False, False, True, False])
+    np.testing.assert_array_equal(_earliest(np.zeros((2, 3)), 4).ravel(), [True] * 4 + [False] * 2)

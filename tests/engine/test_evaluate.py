@@ -16,7 +16,10 @@ from igll.data.datasets import build_dataset
 from igll.engine.checkpoint import load_generator
 from igll.engine.evaluate import evaluate
 from igll.engine.train import train
+from igll.engine.validate import fill_sample
 from igll.errors import InputError
+from igll.report.compare import compare
+from igll.report.results import load_results
 
 
 @pytest.fixture
@@ -74,14 +77,48 @@ def test_the_numbers_are_those_of_8_bit_composites(small, run, tmp_path: Path):
     assert found["IGLL"]["standard_error"]["psnr_hole"] == pytest.approx(error, rel=1e-3)
 
 
-def test_workers_and_batches_change_nothing(small, run, tmp_path: Path):
+def test_workers_and_batches_change_nothing(small, run, tmp_path: Path, monkeypatch):
+    def fill(generator, sample, device):
+        """A network whose result depends on what else is in the batch, as rounding does."""
+        return fill_sample(generator, sample, device) * 0.9 + sample["image"].mean() * 0.1
+
+    monkeypatch.setattr("igll.engine.evaluate.fill_sample", fill)
+    checkpoint = run(data={"synthetic_images": 25})
+    folders = []
+    for workers, batch in ((0, 1), (2, 4)):
+        data = {"synthetic_images": 25, "workers": workers}
+        folders.append(tmp_path / f"eval_{workers}_{batch}")
+        evaluate(small(data=data, eval={"batch_size": batch}), checkpoint, folders[-1])
+    first, second = (load_results(folder) for folder in folders)
+    assert len(first.images) == 5 and first.protocol == second.protocol and first.images == second.images
+    for name, method in first.methods.items():
+        assert method.means == pytest.approx(second.methods[name].means, abs=1e-6)
+        for metric, values in method.values.items():
+            np.testing.assert_allclose(values, second.methods[name].values[metric], rtol=0, atol=1e-6)
+
+
+def test_results_can_be_read_back_compared_and_not_forged(small, run, tmp_path: Path, capsys):
     checkpoint = run()
-    results = [
-        evaluate(small(data={"workers": workers}, eval={"batch_size": batch}), checkpoint, tmp_path / "eval")
-        for workers, batch in ((0, 1), (2, 2))
-    ]
-    first, second = (result["methods"]["IGLL"] for result in results)
-    assert all(first[name] == pytest.approx(second[name], abs=1e-6) for name in ("psnr", "psnr_hole", "ssim"))
+    result = evaluate(small(), checkpoint, tmp_path / "eval")
+    assert f"protocol synthetic-square25-paper32-learned, {result['protocol']['sha256'][:12]}" in (
+        capsys.readouterr().out
+    )
+    comparison = compare(tmp_path / "eval", tmp_path / "eval", ["mean of known", "IGLL"])
+    numbers = result["methods"]
+    gain = numbers["IGLL"]["psnr_hole"] - numbers["mean of known"]["psnr_hole"]
+    assert comparison["metrics"]["psnr_hole"]["difference"] == pytest.approx(gain)
+
+    evaluate(small(mask={"kind": "cloud"}), checkpoint, tmp_path / "cloud")
+    with pytest.raises(InputError, match=r"eval and .*cloud differ in masks: not comparable"):
+        compare(tmp_path / "eval", tmp_path / "cloud", ["IGLL"])
+
+    path = tmp_path / "cloud" / "metrics.json"
+    forged = json.loads(path.read_text())
+    forged["protocol"] = result["protocol"]
+    forged["protocol"]["parts"]["masks"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(forged))
+    with pytest.raises(InputError, match=r"metrics.json: protocol\.task_sha256 .* the file was changed"):
+        load_results(tmp_path / "cloud")
 
 
 def test_oracle_edges_are_labelled_everywhere(small, run, tmp_path: Path, capsys):
