@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from igll.errors import InputError, NumericsError, OutputError
 
@@ -85,7 +85,7 @@ def compare(arguments: Sequence[str]) -> NoReturn:
     options = parser.parse_args(arguments)
 
     def work() -> int:
-        from igll.report.compare import compare as run
+        from igll.engine.compare import compare as run
 
         out = None if options.out is None else Path(options.out)
         run(Path(options.a), Path(options.b), options.method or ["IGLL"], out, options.mix)
@@ -94,7 +94,41 @@ def compare(arguments: Sequence[str]) -> NoReturn:
     _exit(work)
 
 
-EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {"compare": compare}
+def table2(arguments: Sequence[str]) -> NoReturn:
+    """``igll-eval table2``."""
+    _paper_table("table2", "the comparison of methods", arguments)
+
+
+def table4(arguments: Sequence[str]) -> NoReturn:
+    """``igll-eval table4``."""
+    _paper_table("table4", "the ablation", arguments)
+
+
+def _paper_table(name: Literal["table2", "table4"], subject: str, arguments: Sequence[str]) -> NoReturn:
+    parser = argparse.ArgumentParser(
+        f"igll-eval {name}",
+        description=f"Write Table {name[-1]} of the paper, {subject}: measured beside printed.",
+    )
+    parser.add_argument("--runs", required=True, help="folder that holds the runs and their evaluations")
+    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV, LaTeX and JSON")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        from igll.engine.paper_results import write_paper_table
+
+        out = Path(options.out)
+        print(write_paper_table(name, Path(options.runs), out).markdown())
+        print(f"written below {out}: {name}.md, {name}.csv, {name}.tex, {name}.json")
+        return 0
+
+    _exit(work)
+
+
+EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
+    "compare": compare,
+    "table2": table2,
+    "table4": table4,
+}
 
 
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:

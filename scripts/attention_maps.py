@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igll.data.files import read_image, read_mask
+from igll.engine.attention_maps import attention_maps, draw_attention
 from igll.errors import InputError, OutputError
 from igll.inpainter import Inpainter
-from igll.report.attention import attention_maps, draw_attention
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -14,12 +14,12 @@ from PIL import Image
 
 from igll.data.datasets import build_dataset
 from igll.engine.checkpoint import load_generator
+from igll.engine.compare import compare
 from igll.engine.evaluate import evaluate
+from igll.engine.results import load_results
 from igll.engine.train import train
 from igll.engine.validate import fill_sample
 from igll.errors import InputError
-from igll.report.compare import compare
-from igll.report.results import load_results
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igll.engine.results import load_results, require_same_task
 from igll.errors import InputError
-from igll.report.results import load_results, require_same_task
 
 VALUES = {
     "mean of known": {"psnr": [20.125, 21.0, 22.5], "lpips": [0.3, 0.2, 0.1]},

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from igll.engine.compare import bootstrap_interval, compare, paired_difference
 from igll.errors import InputError
-from igll.report.compare import bootstrap_interval, compare, paired_difference
 
 
 def test_the_interval_is_that_of_a_paired_t_test_where_that_is_right():

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igll.engine.results import MethodResults, Results, load_results, require_same_task
 from igll.errors import InputError
 from igll.metrics import HIGHER_IS_BETTER
 from igll.report.files import write_json, write_text
-from igll.report.results import MethodResults, Results, load_results, require_same_task
 from igll.report.tables import ORACLE_MARK, ORACLE_NOTE, Column, markdown_table, text_table
 from igll.storage import make_folder
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from igll.config import build_config
+from igll.engine.attention_maps import attention_maps, draw_attention
 from igll.engine.checkpoint import save_checkpoint
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.models import build_generator
-from igll.report.attention import attention_maps, draw_attention
 
 HEIGHT, WIDTH = 38, 45  # neither is a multiple of 4
 
