@@ -141,9 +141,8 @@ def _place(folder: str | None) -> Path | None:
 
 def edge_settings(config: Config, trained: Config) -> EdgeConfig:
     """The detector that the checkpoint was trained with, from where this machine keeps its weights."""
-    weights = (
-        config.edges.weights if config.edges.detector == trained.edges.detector else trained.edges.weights
-    )
+    same = config.edges.detector == trained.edges.detector
+    weights = (config.edges.weights if same else None) or trained.edges.weights
     return trained.edges.model_copy(update={"weights": weights, "cache": config.edges.cache})
 
 
