@@ -9,9 +9,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from igll.errors import InputError, NumericsError, OutputError
+
+if TYPE_CHECKING:
+    from igll.report.paper_tables import PaperTable
+    from igll.report.size_table import SizeTable
 
 OVERRIDES = "settings that replace the config's, such as train.batch_size=4 (several may follow)"
 
@@ -99,6 +103,24 @@ def table2(arguments: Sequence[str]) -> NoReturn:
     _paper_table("table2", "the comparison of methods", arguments)
 
 
+def table3(arguments: Sequence[str]) -> NoReturn:
+    """``igll-eval table3``."""
+    parser = argparse.ArgumentParser(
+        "igll-eval table3",
+        description="Write Table 3 of the paper, sizes and costs of all models: counted beside printed.",
+    )
+    parser.add_argument("--runs", help="not read, as no run is needed; for the other tables' sake")
+    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV, LaTeX and JSON")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        from igll.engine.paper_results import write_table3
+
+        return _written(write_table3(Path(options.out)), Path(options.out))
+
+    _exit(work)
+
+
 def table4(arguments: Sequence[str]) -> NoReturn:
     """``igll-eval table4``."""
     _paper_table("table4", "the ablation", arguments)
@@ -111,22 +133,31 @@ def _paper_table(name: Literal["table2", "table4"], subject: str, arguments: Seq
     )
     parser.add_argument("--runs", required=True, help="folder that holds the runs and their evaluations")
     parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV, LaTeX and JSON")
+    parser.add_argument("--mix", action="store_true", help="share a table although runs are unlike; says so")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         from igll.engine.paper_results import write_paper_table
 
         out = Path(options.out)
-        print(write_paper_table(name, Path(options.runs), out).markdown())
-        print(f"written below {out}: {name}.md, {name}.csv, {name}.tex, {name}.json")
-        return 0
+        return _written(write_paper_table(name, Path(options.runs), out, options.mix), out)
 
     _exit(work)
+
+
+def _written(table: PaperTable | SizeTable, out: Path) -> int:
+    """Show a table that was written below a folder."""
+    print(table.markdown())
+    print(
+        f"written below {out}: {', '.join(f'{table.name}{end}' for end in ('.md', '.csv', '.tex', '.json'))}"
+    )
+    return 0
 
 
 EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
     "compare": compare,
     "table2": table2,
+    "table3": table3,
     "table4": table4,
 }
 

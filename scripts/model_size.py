@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import sys
 
-import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
 from igll.config import load_config
+from igll.engine.cost import HOLES, SIZE, multiply_adds, parameters
 from igll.errors import InputError
 from igll.models import Generator, build_generator
 
@@ -28,11 +24,6 @@ DIFFERENCES = {
     "no bias in the key projections, which the softmax cancels: 2 × 128": -2 * 128,
     "PIRN's input: 5 channels instead of 7 (edge once, not thrice + ones)": -2 * 2 * 25 * 32,
 }
-
-
-def count(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def print_parameters(generator: Generator) -> None:
@@ -48,10 +39,10 @@ def print_parameters(generator: Generator) -> None:
             "decoder": net.decoder,
         }
         for part, module in parts.items():
-            print(f"{name + ' ' + part:44s}{count(module):12,d}")
+            print(f"{name + ' ' + part:44s}{parameters(module):12,d}")
     if generator.edges is not None:
-        print(f"{'learned edges':44s}{count(generator.edges):12,d}")
-    print(f"{'all':44s}{count(generator):12,d}")
+        print(f"{'learned edges':44s}{parameters(generator.edges):12,d}")
+    print(f"{'all':44s}{parameters(generator):12,d}")
 
 
 def print_reconciliation(generator: Generator) -> None:
@@ -63,25 +54,18 @@ def print_reconciliation(generator: Generator) -> None:
         print(f"{change:+12,d}  {reason}")
     print(
         f"{total:12,d}  = ours"
-        if total == count(generator)
-        else f"{count(generator):12,d}  ours: does not add up"
+        if total == parameters(generator)
+        else f"{parameters(generator):12,d}  ours: does not add up"
     )
     print(f"{total / 4_458_000 - 1:+12.2%}  against the paper's 4.458 M")
 
 
 def print_multiply_adds(generator: Generator) -> None:
     """True multiply-adds and those of convolutions alone."""
-    image = torch.zeros(1, generator.image_channels, 256, 256)
-    edge = torch.zeros(1, 1, 256, 256) if generator.structure_prior in ("oracle", "reference") else None
     print(f"\n{'hole at 256 × 256':28s}{'true (G)':>10s}{'convolutions (G)':>18s}")
-    for side in (80, 128, 224):
-        mask = torch.zeros(1, 1, 256, 256)
-        mask[..., 32 : 32 + side, 32 : 32 + side] = 1
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            generator(image, mask, edge)
-        total = counter.get_total_flops() / 2e9
-        convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 2e9
-        print(f"{f'{side} × {side}, {side * side / 256**2:.1%}':28s}{total:10.1f}{convolutions:18.1f}")
+    for side in HOLES.values():
+        true, convolutions = (number / 1e9 for number in multiply_adds(generator, side))
+        print(f"{f'{side} × {side}, {side * side / SIZE**2:.1%}':28s}{true:10.1f}{convolutions:18.1f}")
 
 
 def main(arguments: list[str]) -> int:

@@ -31,7 +31,12 @@ def test_help_is_told_without_loading_torch(entry: str):
 
 def test_eval_tells_of_its_commands_and_each_has_its_own_help():
     told = call("evaluate", "--help").stdout
-    for command, option in (("compare", "--mix"),):
+    for command, option in (
+        ("compare", "--mix"),
+        ("table2", "--mix"),
+        ("table3", "--out"),
+        ("table4", "--mix"),
+    ):
         assert command in told
         done = call("evaluate", command, "--help")
         assert done.returncode == 0 and f"igll-eval {command}" in done.stdout and option in done.stdout

@@ -6,24 +6,28 @@ from pathlib import Path
 from typing import Literal
 
 from igll.engine.ablation import ABLATIONS
-from igll.engine.results import load_results
+from igll.engine.cost import measure_models
+from igll.engine.results import Results, load_results, require_same_task
 from igll.errors import InputError
 from igll.report.paper_tables import PaperTable, read_results, table2, table4
+from igll.report.size_table import SizeTable
 from igll.storage import make_folder
 
 TableName = Literal["table2", "table4"]
 
 
-def write_paper_table(name: TableName, runs: Path, out: Path) -> PaperTable:
+def write_paper_table(name: TableName, runs: Path, out: Path, mix: bool = False) -> PaperTable:
     """Write a table of the paper, measured beside printed, from every evaluation below a folder.
 
-    Every evaluation is first checked against its own hashes. Cells without a run say "not run".
+    Every evaluation is first checked against its own hashes. Those on the same dataset with the same share of
+    missing pixels must be of one task, by their protocols' hashes. Cells without a run say "not run".
 
     Args:
         name: ``table2`` takes every evaluation found; ``table4`` those in ``ROW/eval`` as
             ``scripts/ablation.py`` leaves them.
         runs: Folder of runs.
         out: Folder for the table as Markdown, CSV, LaTeX and JSON.
+        mix: Put evaluations that are unlike into one table all the same, and say so below it.
 
     Raises:
         InputError: There is no evaluation, one was changed since it was written, or they are unlike.
@@ -36,14 +40,43 @@ def write_paper_table(name: TableName, runs: Path, out: Path) -> PaperTable:
         found = [path for path in rows.values() if path.exists()]
     if not found:
         raise InputError(f"{runs}: holds no metrics.json of igll-eval; evaluate a run first")
-    for path in found:
-        load_results(path.parent)
+    loaded = {str(path): load_results(path.parent) for path in found}
     results = read_results(found)
     by_path = dict(results)
     if name == "table2":
-        table = table2(results)
+        table = table2(results, mix)
     else:
-        table = table4({row: by_path[str(path)] for row, path in rows.items() if str(path) in by_path})
+        table = table4({row: by_path[str(path)] for row, path in rows.items() if str(path) in by_path}, mix)
+    sources = {id(result): loaded[source] for source, result in results}
+    table.mixed = [*table.mixed, *_require_same_tasks(table, sources, mix)]
     make_folder(out)
     table.write(out)
     return table
+
+
+def write_table3(out: Path) -> SizeTable:
+    """Write Table 3: count parameters and multiply-adds of every model, and set them beside the printed ones.
+
+    Args:
+        out: Folder for the table as Markdown, CSV, LaTeX and JSON.
+    """
+    table = SizeTable(measure_models())
+    make_folder(out)
+    table.write(out)
+    return table
+
+
+def _require_same_tasks(table: PaperTable, sources: dict[int, Results], mix: bool) -> list[str]:
+    """Refuse, or with ``mix`` name, different tasks on the same dataset and share of missing pixels.
+
+    Args:
+        table: The table.
+        sources: Identity of a line's result to the evaluation that it comes from.
+        mix: Do not refuse.
+    """
+    groups: dict[tuple[str, int], dict[int, Results]] = {}
+    for line in table.lines:
+        if line.result is not None:
+            group = groups.setdefault((line.dataset, line.percent), {})
+            group[id(line.result)] = sources[id(line.result)]
+    return [text for group in groups.values() for text in require_same_task(list(group.values()), mix)]

@@ -116,3 +116,15 @@ TABLE2_NOTES: dict[tuple[tuple[str, int, str], str], str] = {
     },
 }
 TABLE4_NOTES: dict[tuple[str, str], str] = {("IGLL", "lpips"): _TWO_LPIPS}
+
+# Our own counts of public code at 256 × 256, against the paper's second column of Table 3.
+_NO_VARIANT = "Neither number is that of a public variant of the model."
+TABLE3_NOTES: dict[str, str] = {
+    "DMFN": "The paper's parameters are those of a variant with 24 blocks (9.037 M as published, with 8); "
+    "its GFLOPs are twice that variant's multiply-adds, as a profiler of layers counts them.",
+    "HiFill": _NO_VARIANT + " As published: 2.723 M, 9.0 G.",
+    "HAN": "The paper's GFLOPs are the multiply-adds of convolutions alone; all together are 137.4 G.",
+    "HINT": _NO_VARIANT + " As published: 72.265 M, 220.6 G.",
+    "IGLL": "The paper's GFLOPs are a partial count: the released code takes 78.0 G, convolutions alone "
+    "26.4 G.",
+}

@@ -7,7 +7,6 @@ where it did not, a footnote says in what. Runs that were measured in different 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from igll.errors import InputError
 from igll.metrics.names import HIGHER_IS_BETTER
 from igll.report.files import write_csv, write_json, write_text
+from igll.report.latex import escape
 from igll.report.paper import METRICS, TABLE2, TABLE2_NOTES, TABLE4, TABLE4_NOTES
 from igll.report.tables import ORACLE_MARK, ORACLE_NOTE
 
@@ -81,6 +81,7 @@ class PaperTable:
         heads: Headings of the first columns.
         lines: Its lines.
         digits: Digits after the decimal point, as the paper prints them.
+        mixed: One line per pair of runs that are unlike and stand in it all the same.
     """
 
     name: str
@@ -88,6 +89,12 @@ class PaperTable:
     heads: tuple[str, ...]
     lines: list[Line]
     digits: int
+    mixed: Sequence[str] = ()
+
+    @property
+    def heading(self) -> str:
+        """The caption, with a warning if the runs are unlike."""
+        return self.caption + (" MIXED: other runs differ, see below." if self.mixed else "")
 
     def markdown(self) -> str:
         """Caption, table and footnotes; readable as plain text too."""
@@ -101,7 +108,7 @@ class PaperTable:
         ]
         rule = ["-" * (width - 1) + ("-" if index < words else ":") for index, width in enumerate(widths)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-        return "\n\n".join([self.caption, table, *(["  \n".join(notes)] if notes else [])]) + "\n"
+        return "\n\n".join([self.heading, table, *(["  \n".join(notes)] if notes else [])]) + "\n"
 
     def latex(self) -> str:
         """A ``table`` environment; needs the packages booktabs and, for its footnotes' size, nothing else."""
@@ -110,21 +117,21 @@ class PaperTable:
         rules = " ".join(
             f"\\cmidrule(lr){{{words + 1 + 3 * index}-{words + 3 + 3 * index}}}" for index in range(groups)
         )
-        titles = [f"\\multicolumn{{3}}{{c}}{{{_tex(_title(metric))}}}" for metric in METRICS]
+        titles = [f"\\multicolumn{{3}}{{c}}{{{escape(_title(metric))}}}" for metric in METRICS]
         return "\n".join(
             [
                 "\\begin{table}",
-                f"\\caption{{{_tex(self.caption)}}}",
+                f"\\caption{{{escape(self.heading)}}}",
                 f"\\begin{{tabular}}{{{'l' * words}{'rrr' * groups}}}",
                 "\\toprule",
                 f"{' & '.join([*[''] * words, *titles])} \\\\",
                 rules,
-                f"{' & '.join([*map(_tex, self.heads), *('measured', 'paper', 'diff.') * groups])} \\\\",
+                f"{' & '.join([*map(escape, self.heads), *('measured', 'paper', 'diff.') * groups])} \\\\",
                 "\\midrule",
-                *(f"{' & '.join(map(_tex, line))} \\\\" for line in cells),
+                *(f"{' & '.join(map(escape, line))} \\\\" for line in cells),
                 "\\bottomrule",
                 "\\end{tabular}",
-                *(f"\\par{{\\footnotesize {_tex(note)}}}" for note in notes),
+                *(f"\\par{{\\footnotesize {escape(note)}}}" for note in notes),
                 "\\end{table}",
                 "",
             ]
@@ -156,7 +163,7 @@ class PaperTable:
         write_text(paths[0], self.markdown())
         write_csv(paths[1], rows)
         write_text(paths[2], self.latex())
-        write_json(paths[3], {"caption": self.caption, "rows": rows, "notes": self._cells()[1]})
+        write_json(paths[3], {"caption": self.heading, "rows": rows, "notes": self._cells()[1]})
         return paths
 
     def _cells(self) -> tuple[list[list[str]], list[str]]:
@@ -184,7 +191,8 @@ class PaperTable:
             rows.append(row)
         notes = [f"[{number}] {note}" for note, number in numbered.items()]
         oracle = [ORACLE_NOTE] if any(line.oracle for line in self.lines) else []
-        return rows, [*oracle, *notes, _PAPERS_EDGES]
+        mixed = [f"MIXED: {difference}" for difference in self.mixed]
+        return rows, [*mixed, *oracle, *notes, _PAPERS_EDGES]
 
     def _measured(self, line: Line, metric: str, mark: Any) -> str:
         if line.result is None:
@@ -196,16 +204,17 @@ class PaperTable:
         return f"n/a{mark(f'{_TITLES[metric]}: {reason}')}"
 
 
-def table4(results: Mapping[str, Result]) -> PaperTable:
+def table4(results: Mapping[str, Result], mix: bool = False) -> PaperTable:
     """Table 4, the ablation.
 
     Args:
         results: The paper's name of a row to what was measured of it; rows may be missing.
+        mix: Take results that were measured in different ways all the same, and say so below the table.
 
     Raises:
         InputError: The results were not measured in the same way.
     """
-    check_comparable(results)
+    mixed = check_comparable(results, mix=mix)
     lines = [
         Line(
             (row,),
@@ -216,15 +225,17 @@ def table4(results: Mapping[str, Result]) -> PaperTable:
         )
         for row, paper in TABLE4.items()
     ]
-    return PaperTable("table4", _caption("Table 4, ablation", results.values()), ("Method",), lines, 4)
+    caption = _caption("Table 4, ablation", results.values())
+    return PaperTable("table4", caption, ("Method",), lines, 4, mixed)
 
 
-def table2(results: Iterable[tuple[str, Result]]) -> PaperTable:
+def table2(results: Iterable[tuple[str, Result]], mix: bool = False) -> PaperTable:
     """Table 2, every dataset, hole and method of the paper.
 
     Args:
         results: Where each result comes from, and the result. Those of other datasets or of no ratio in
             the table are left out.
+        mix: Take results that were measured in different ways all the same, and say so below the table.
 
     Raises:
         InputError: Two results are about the same cell, or were not measured in the same way.
@@ -242,7 +253,7 @@ def table2(results: Iterable[tuple[str, Result]]) -> PaperTable:
                 )
             cells[key] = (source, result)
     chosen = dict(cells.values())
-    check_comparable(chosen, datasets=True)
+    mixed = check_comparable(chosen, datasets=True, mix=mix)
     lines = []
     for key, paper in TABLE2.items():
         dataset, percent, method = key
@@ -251,27 +262,33 @@ def table2(results: Iterable[tuple[str, Result]]) -> PaperTable:
         labels = (dataset, f"{percent} %", method)
         lines.append(Line(labels, paper, result_of, method, dataset, percent, notes=notes))
     caption = _caption("Table 2, comparison", chosen.values())
-    return PaperTable("table2", caption, ("Dataset", "Missing", "Method"), lines, 3)
+    return PaperTable("table2", caption, ("Dataset", "Missing", "Method"), lines, 3, mixed)
 
 
-def check_comparable(results: Mapping[str, Result], datasets: bool = False) -> None:
+def check_comparable(results: Mapping[str, Result], datasets: bool = False, mix: bool = False) -> list[str]:
     """Refuse results that were not measured in the same way.
 
     Args:
         results: Name to result.
         datasets: Whether they may differ in dataset, ratio and number of images.
+        mix: Only say what differs.
+
+    Returns:
+        One line per setting and result that differs from the first result; empty if all are alike.
 
     Raises:
-        InputError: Names the first setting that differs, and both results.
+        InputError: They differ, and ``mix`` is false; names the first setting, and both results.
     """
     names = list(results)
+    differing = []
     for name in names[1:]:
         first, other = _conditions(results[names[0]], datasets), _conditions(results[name], datasets)
-        for key, value in first.items():
-            if other[key] != value:
-                raise InputError(
-                    f"{key}: {value!r} in {names[0]}, {other[key]!r} in {name}; such results share no table"
-                )
+        for key in sorted(first.keys() | other.keys(), key=[*first, *other].index):
+            if first.get(key) != other.get(key):
+                differing.append(f"{key}: {first.get(key)!r} in {names[0]}, {other.get(key)!r} in {name}")
+    if differing and not mix:
+        raise InputError(f"{differing[0]}; such results share no table without --mix")
+    return differing
 
 
 def _conditions(result: Result, datasets: bool) -> dict[str, Any]:
@@ -335,18 +352,6 @@ def _caption(title: str, results: Iterable[Result]) -> str:
 
 def _title(metric: str) -> str:
     return f"{_TITLES[metric]} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"
-
-
-def _tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped, and marks set as such."""
-    text = re.sub(r"[\\{}$&#%_^~]", lambda found: _ESCAPES.get(found[0], "\\" + found[0]), text)
-    text = re.sub(r" ?\[(\d+)\]", r"$^{\1}$", text)
-    for plain, command in (("†", "$^{\\dagger}$"), ("↑", "$\\uparrow$"), ("↓", "$\\downarrow$")):
-        text = text.replace(f" {plain}", command).replace(plain, command)
-    return re.sub(r"^-(?=\d)", "$-$", text).replace("×", "$\\times$").replace("–", "--")
-
-
-_ESCAPES = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 
 
 def read_results(paths: Sequence[Path]) -> list[tuple[str, Result]]:

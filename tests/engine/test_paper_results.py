@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from igll.config import DataConfig, MaskConfig
 from igll.engine.evaluate import evaluate
-from igll.engine.paper_results import write_paper_table
+from igll.engine.paper_results import write_paper_table, write_table3
 from igll.engine.train import train
 from igll.errors import InputError
 
@@ -56,3 +57,65 @@ def test_nothing_to_show_is_said(tmp_path: Path):
         write_paper_table("table2", tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match=r"holds no metrics\.json of igll-eval"):
         write_paper_table("table4", tmp_path, tmp_path / "out")
+
+
+@pytest.fixture
+def of_the_paper(write_results, tmp_path: Path):
+    def write(folder: str, method: str, dataset: str = "aid", ratio: float = 0.25, **parts: dict) -> None:
+        """Write an evaluation of a method on a dataset of the paper; keywords replace protocol parts."""
+        path = write_results(f"runs/{folder}", {method: {"psnr": [20.0, 22.0]}}, **parts) / "metrics.json"
+        settings = {
+            "step": 5, "weights": "ema", "structure_prior": "none", "images": 2, "lpips_net": "alex",
+            "data": DataConfig().model_dump() | {"name": dataset},
+            "mask": MaskConfig().model_dump() | {"ratio": ratio},
+        }  # fmt: skip
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return write
+
+
+def test_other_datasets_and_ratios_may_have_other_tasks(of_the_paper, tmp_path: Path):
+    of_the_paper("a", "IGLL")
+    of_the_paper("b", "DMFN")
+    of_the_paper("c", "IGLL", "rice1", images={"pixels_sha256": "q"})
+    of_the_paper("d", "IGLL", ratio=0.1, masks={"sha256": "n"})
+    of_the_paper("e", "IGLL", ratio=0.4, masks={"sha256": "o"})  # no ratio of the paper: left out
+    table = write_paper_table("table2", tmp_path / "runs", tmp_path / "out")
+    assert sum(row["status"] == "run" for row in table.records()) == 4 and not table.mixed
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"masks": {"sha256": "n"}}, "masks"),
+        ({"images": {"pixels_sha256": "q"}}, r"images \(equal names, other pixels\)"),
+        ({"metrics": {"version": 2}}, r"metrics \(version\)"),
+    ],
+)
+def test_unlike_tasks_in_one_group_are_refused_or_named(
+    of_the_paper, tmp_path: Path, parts: dict, named: str
+):
+    of_the_paper("a", "IGLL")
+    of_the_paper("b", "DMFN", **parts)
+    with pytest.raises(InputError, match=rf"differ in {named}: not comparable; .* pass --mix$"):
+        write_paper_table("table2", tmp_path / "runs", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    table = write_paper_table("table2", tmp_path / "runs", tmp_path / "out", mix=True)
+    assert len(table.mixed) == 1
+    assert f"MIXED: {table.mixed[0]}" in (tmp_path / "out" / "table2.md").read_text()
+
+
+def test_rows_of_the_ablation_are_of_one_task(of_the_paper, tmp_path: Path):
+    of_the_paper("full/eval", "IGLL")
+    of_the_paper("without_gam/eval", "IGLL")
+    assert not write_paper_table("table4", tmp_path / "runs", tmp_path / "out").mixed
+    of_the_paper("without_gam/eval", "IGLL", masks={"sha256": "n"})
+    with pytest.raises(InputError, match="differ in masks"):
+        write_paper_table("table4", tmp_path / "runs", tmp_path / "out")
+    assert write_paper_table("table4", tmp_path / "runs", tmp_path / "out", mix=True).mixed
+
+
+def test_table3_needs_no_run(tmp_path: Path):
+    text = write_table3(tmp_path / "out").markdown()
+    assert "4.442" in text and "34.089" in text and text.count("not run") == 5 * 4
+    assert (tmp_path / "out" / "table3.md").read_text() == text

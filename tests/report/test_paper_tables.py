@@ -177,3 +177,12 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path):
         InputError, match=r"other\.json: not a metrics\.json of igll-eval \(mask is missing\)"
     ):
         read_results([other])
+
+
+def test_unlike_runs_share_a_table_on_request_and_it_says_so():
+    table = table4({"IGLL": result(), "w/o GAM": result(step=6, weights="raw")}, mix=True)
+    assert "MIXED: step: 5 in IGLL, 6 in w/o GAM" in table.markdown()
+    assert "MIXED: eval.weights: 'ema' in IGLL, 'raw' in w/o GAM" in table.latex()
+    assert "MIXED" in table.markdown().splitlines()[0]
+    alike = table4({"IGLL": result(), "w/o GAM": result()}, mix=True)
+    assert "MIXED" not in alike.markdown()
