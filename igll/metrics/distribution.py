@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -95,9 +95,19 @@ class SetDistances:
                 devices=[]
             ):  # torchmetrics draws the subsets from the global generator
                 torch.manual_seed(_KID_SEED)
-                value = metric.compute()
+                value = metric.compute() if name == "kid" else _on_one_thread(metric.compute)
             values[name] = float(value[0] if name == "kid" else value)
         return values
+
+
+def _on_one_thread(compute: Callable[[], Tensor]) -> Tensor:
+    """On a busy machine the eigenvalues take many times as long with threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return compute()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def inception(allow_download: bool = False) -> nn.Module:
