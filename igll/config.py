@@ -157,10 +157,11 @@ class EvalConfig(Section):
 
     batch_size: Positive = 8
     weights: Literal["ema", "raw"] = "ema"
-    metrics: list[Literal["psnr", "psnr_hole", "l1_hole", "ssim", "ms_ssim", "lpips", "fid", "kid"]] = [
-        "psnr", "psnr_hole", "ssim", "ms_ssim", "lpips", "fid", "kid",
-    ]  # fmt: skip
+    metrics: list[
+        Literal["psnr", "psnr_hole", "l1_hole", "ssim", "ms_ssim", "lpips", "fid", "kid", "fd_effnet_lite0"]
+    ] = ["psnr", "psnr_hole", "ssim", "ms_ssim", "lpips", "fid", "kid"]
     lpips_net: Literal["alex", "vgg", "squeeze"] = "alex"
+    fd_weights: str | None = None
     floors: list[Literal["mean_of_known", "fill_nodata"]] = ["mean_of_known"]
     pictures: Annotated[int, Field(ge=0, le=64)] = 8
 

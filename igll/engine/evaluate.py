@@ -33,6 +33,7 @@ from igll.storage import make_folder
 Fill = Callable[[Sample], Tensor]
 NETWORK = "IGLL"
 PER_IMAGE = "per_image.csv"
+SMALLEST_FID_SET = 2048  # as many images as features: below, the covariance has no full rank
 TITLES = {"mean_of_known": "mean of known", "fill_nodata": "GDAL fill-nodata"}
 
 
@@ -85,10 +86,18 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     config = config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
     make_folder(out)
     dataset = _open_data(config, device)
+    config, notes = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
 
     def suite() -> MetricSuite:
-        return MetricSuite(config.eval.metrics, config.eval.lpips_net, config.allow_download, device)
+        settings = config.eval
+        return MetricSuite(
+            settings.metrics,
+            settings.lpips_net,
+            config.allow_download,
+            device,
+            fd_weights=settings.fd_weights,
+        )
 
     methods = [Method(TITLES[name], _classical(name), suite()) for name in config.eval.floors]
     methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite(), oracle))
@@ -110,9 +119,26 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
         "lpips_net": config.eval.lpips_net,
         "methods": {row["method"]: _numbers(row, method) for row, method in zip(rows, methods, strict=True)},
         "unavailable": methods[-1].suite.unavailable,
+        "notes": notes,
     }
     _write(result, rows, methods, dataset, pictures, config, out)
     return result
+
+
+def _with_kid(config: Config, images: int) -> tuple[Config, list[str]]:
+    """What to bear in mind of the set metrics; with too few images for FID, KID is measured beside it."""
+    metrics, notes = list(config.eval.metrics), []
+    if "fid" in metrics and images < SMALLEST_FID_SET:
+        notes.append(
+            f"warning: FID over {images} images, fewer than {SMALLEST_FID_SET:,}, is biased upwards; "
+            "compare it only over equally many images, and go by KID"
+        )
+        if "kid" not in metrics:
+            metrics.insert(metrics.index("fid") + 1, "kid")
+    if "fd_effnet_lite0" in metrics:
+        notes.append("FD-effnet-lite0 is a proxy on EfficientNet-Lite0's features; its values are not FID")
+    settings = config.eval.model_copy(update={"metrics": metrics})
+    return config.model_copy(update={"eval": settings}), notes
 
 
 def check_apart(config: Config, trained: Config, checkpoint: str) -> None:
@@ -230,7 +256,8 @@ def _write(
     """Write all result files and print the table."""
     columns = [Column("method", "method"), *metric_columns(config.eval.metrics)]
     caption = _caption(len(dataset), config, result["label"])
-    write_text(out / "table.md", f"{caption}\n\n{markdown_table(rows, columns)}")
+    notes = "".join(f"\n{note}\n" for note in result["notes"])
+    write_text(out / "table.md", f"{caption}\n\n{markdown_table(rows, columns)}{notes}")
     lines = [
         {
             "image": dataset.name(index),
@@ -251,6 +278,8 @@ def _write(
         picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=caption)
     files = "metrics.json, table.md, per_image.csv" + (", pictures.png" if pictures else "")
     print(f"{caption}\n\n{text_table(rows, columns)}")
+    for note in result["notes"]:
+        print(note)
     protocol = result["protocol"]
     print(f"protocol {protocol['name']}, {protocol['sha256'][:12]}\nwritten below {out}: {files}")
 

@@ -1,4 +1,4 @@
-"""Image quality: per image (PSNR, SSIM, MS-SSIM, LPIPS, L1 in the hole) and per set (FID, KID)."""
+"""Image quality: per image (PSNR, SSIM, MS-SSIM, LPIPS, L1 in the hole), per set (FID, KID, FD-effnet)."""
 
 from igll.metrics.names import (
     HIGHER_IS_BETTER,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -24,13 +24,13 @@ _KID_SUBSET, _KID_SUBSETS, _KID_SEED = 1000, 100, 0
 
 
 class SetDistances:
-    """FID and KID between the predictions and the targets that were shown to it.
+    """FID, KID and FD-effnet-lite0 between the predictions and the targets that were shown to it.
 
-    Holds sums for FID and one feature vector per image for KID, never images. The network runs
-    once per image for both.
+    Holds sums for the Fréchet distances and one feature vector per image for KID, never images. The
+    network runs once per image for all; FD-effnet-lite0 is what FID is, on the features of another network.
 
     Args:
-        names: Of ``fid`` and ``kid``, those wanted.
+        names: Of ``fid``, ``kid`` and ``fd_effnet_lite0``, those wanted on this network.
         feature: Network from (B, 3, H, W) uint8 images to (B, D) features; None takes the Inception
             network of the published values, from torch hub's cache.
         allow_download: Fetch the Inception weights if the cache does not have them.
@@ -95,9 +95,19 @@ class SetDistances:
                 devices=[]
             ):  # torchmetrics draws the subsets from the global generator
                 torch.manual_seed(_KID_SEED)
-                value = metric.compute()
+                value = metric.compute() if name == "kid" else _on_one_thread(metric.compute)
             values[name] = float(value[0] if name == "kid" else value)
         return values
+
+
+def _on_one_thread(compute: Callable[[], Tensor]) -> Tensor:
+    """On a busy machine the eigenvalues take many times as long with threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return compute()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def inception(allow_download: bool = False) -> nn.Module:
@@ -136,12 +146,16 @@ class _Features(nn.Module):
 
 
 def _metrics_on_features(names: Iterable[str], features_BD: Tensor) -> dict[str, Any]:
-    """FID and KID of torchmetrics, set up to be fed with features like these."""
+    """Distances of torchmetrics, set up to be fed with features like these."""
     prepare_torchvision()
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    kinds = {"fid": FrechetInceptionDistance, "kid": KernelInceptionDistance}
+    kinds = {
+        "fid": FrechetInceptionDistance,
+        "kid": KernelInceptionDistance,
+        "fd_effnet_lite0": FrechetInceptionDistance,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that KID keeps its features
         width, device = features_BD.shape[1], features_BD.device

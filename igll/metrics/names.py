@@ -7,7 +7,7 @@ from typing import Final
 IMAGE_METRICS: Final = ("psnr", "psnr_hole", "l1_hole", "ssim", "ms_ssim", "lpips")
 """Metrics with one value per image."""
 
-SET_METRICS: Final = ("fid", "kid")
+SET_METRICS: Final = ("fid", "kid", "fd_effnet_lite0")
 """Metrics with one value for a whole set of images."""
 
 METRIC_NAMES: Final = IMAGE_METRICS + SET_METRICS
@@ -22,11 +22,13 @@ HIGHER_IS_BETTER: Final[dict[str, bool]] = {
     "lpips": False,
     "fid": False,
     "kid": False,
+    "fd_effnet_lite0": False,
 }
 
 # SSIM: one 11-pixel window. MS-SSIM: the same window at five scales, (11 - 1) * 2**4 < side, in whole
 # sixteenths. LPIPS: what AlexNet's strides leave a pixel of; the same bound for the other trunks.
-SMALLEST_SIDE: Final[dict[str, int]] = {"ssim": 11, "ms_ssim": 176, "lpips": 32}
+# EfficientNet-Lite0: its total stride.
+SMALLEST_SIDE: Final[dict[str, int]] = {"ssim": 11, "ms_ssim": 176, "lpips": 32, "fd_effnet_lite0": 32}
 """Shortest side in pixels that a metric can be computed on; metrics not listed take any size."""
 
 

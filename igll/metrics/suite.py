@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from igll.errors import InputError
 from igll.metrics import image
 from igll.metrics.distribution import SetDistances
+from igll.metrics.effnet_lite import effnet_lite0
 from igll.metrics.names import IMAGE_METRICS, METRIC_NAMES, SET_METRICS, MetricUnavailableError
 from igll.metrics.perceptual import PerceptualDistance
 
 _NO_HOLE = "no image has a hole"
+_PROXY = "fd_effnet_lite0"
 
 
 class MetricSuite:
@@ -30,6 +32,7 @@ class MetricSuite:
         allow_download: Fetch weights that torch hub's cache does not have.
         device: Where the metrics are computed; batches are moved there.
         feature: Network for FID and KID instead of Inception, see `SetDistances`.
+        fd_weights: Weights file of FD-effnet-lite0, see `effnet_lite0`.
 
     Raises:
         InputError: Unknown metric or trunk.
@@ -42,6 +45,7 @@ class MetricSuite:
         allow_download: bool = False,
         device: torch.device | str = "cpu",
         feature: nn.Module | None = None,
+        fd_weights: str | None = None,
     ) -> None:
         unknown = [name for name in names if name not in METRIC_NAMES]
         if unknown:
@@ -52,17 +56,21 @@ class MetricSuite:
         self._reasons: dict[str, str] = {}
         self._measured: set[str] = set()
         self._perceptual: PerceptualDistance | None = None
-        self._distances: SetDistances | None = None
+        self._distances: dict[tuple[str, ...], SetDistances] = {}  # one network each
         if "lpips" in names:
             try:
                 self._perceptual = PerceptualDistance(lpips_net, allow_download, device)
             except MetricUnavailableError as reason:
                 self._reasons["lpips"] = str(reason)
-        if self.set_names:
+        on_inception = tuple(name for name in self.set_names if name != _PROXY)
+        for group in (on_inception, (_PROXY,) if _PROXY in names else ()):
+            if not group:
+                continue
             try:
-                self._distances = SetDistances(self.set_names, feature, allow_download, device)
+                network = effnet_lite0(fd_weights) if _PROXY in group else feature
+                self._distances[group] = SetDistances(group, network, allow_download, device)
             except MetricUnavailableError as reason:
-                self._reasons |= dict.fromkeys(self.set_names, str(reason))
+                self._reasons |= dict.fromkeys(group, str(reason))
 
     @property
     def unavailable(self) -> dict[str, str]:
@@ -108,25 +116,24 @@ class MetricSuite:
 
     def compute(self) -> dict[str, float]:
         """The metrics of the whole set, over everything updated so far; NaN where unavailable."""
-        if self._distances is not None:
+        values = dict.fromkeys(self.set_names, math.nan)
+        for group, distances in self._distances.items():
             try:
-                values = self._distances.compute()
+                values |= distances.compute()
             except MetricUnavailableError as reason:
-                self._reasons |= dict.fromkeys(self.set_names, str(reason))
+                self._reasons |= dict.fromkeys(group, str(reason))
             else:
-                self._measured |= set(values)
-                return values
-        return dict.fromkeys(self.set_names, math.nan)
+                self._measured |= set(group)
+        return values
 
     def _update_distances(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> None:
-        if self._distances is None:
-            return
-        try:
-            self._distances.update(prediction_BCHW, target_BCHW)
-        except MetricUnavailableError as reason:
-            # A distance over a part of the set would pass for one over all of it.
-            self._distances = None
-            self._reasons |= dict.fromkeys(self.set_names, str(reason))
+        for group, distances in list(self._distances.items()):
+            try:
+                distances.update(prediction_BCHW, target_BCHW)
+            except MetricUnavailableError as reason:
+                # A distance over a part of the set would pass for one over all of it.
+                del self._distances[group]
+                self._reasons |= dict.fromkeys(group, str(reason))
 
     def _function(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The metric as a function of prediction, target and mask."""

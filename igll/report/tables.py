@@ -33,6 +33,7 @@ _METRICS: dict[str, tuple[str, int]] = {
     "lpips": ("LPIPS", 4),
     "fid": ("FID", 2),
     "kid": ("KID", 4),
+    "fd_effnet_lite0": ("FD-effnet-lite0", 2),
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from igll.data.datasets import build_dataset
+from igll.engine import evaluate as evaluation
 from igll.engine.checkpoint import load_generator
 from igll.engine.compare import compare
 from igll.engine.evaluate import evaluate
@@ -152,6 +153,34 @@ def test_lpips_with_the_real_squeeze_weights(small, run, tmp_path: Path, shared:
     config = small(eval={"metrics": ["psnr_hole", "lpips"], "lpips_net": "squeeze"})
     result = evaluate(config, run(), tmp_path / "eval")
     assert 0 < result["methods"]["IGLL"]["lpips"] < 1
+
+
+def test_fid_of_few_images_warns_and_brings_kid(small, run, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    checkpoint = run()
+    capsys.readouterr()
+    result = evaluate(small(eval={"metrics": ["fid", "psnr"]}), checkpoint, tmp_path / "eval")
+    note = f"warning: FID over {result['images']} images, fewer than 2,048, is biased upwards"
+    assert len(result["notes"]) == 1 and result["notes"][0].startswith(note)
+    stored = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert stored["notes"] == result["notes"] and "kid" in stored["methods"]["IGLL"]
+    assert stored["protocol"]["parts"]["metrics"]["names"] == ["fid", "kid", "psnr"]
+    printed, table = capsys.readouterr().out, (tmp_path / "eval" / "table.md").read_text()
+    for text in (printed, table):
+        assert note in text and text.index("FID ↓") < text.index("KID ↓") < text.index("PSNR ↑")
+    assert evaluate(small(eval={"metrics": ["psnr"]}), checkpoint, tmp_path / "psnr")["notes"] == []
+    monkeypatch.setattr(evaluation, "SMALLEST_FID_SET", result["images"])
+    enough = evaluate(small(eval={"metrics": ["fid"]}), checkpoint, tmp_path / "enough")
+    assert enough["notes"] == [] and "kid" not in enough["methods"]["IGLL"]
+
+
+def test_proxy_distance_has_its_own_name(small, run, tmp_path: Path, shared: Path, capsys):
+    weights = str(shared / "weights" / "efficientnet-lite0-57934424.pth")
+    config = small(eval={"metrics": ["fd_effnet_lite0"], "fd_weights": weights})
+    result = evaluate(config, run(), tmp_path / "eval")
+    assert result["methods"]["IGLL"]["fd_effnet_lite0"] > 0 and result["unavailable"] == {}
+    printed = capsys.readouterr().out
+    assert "FD-effnet-lite0 ↓" in printed and "its values are not FID" in printed and "FID ↓" not in printed
 
 
 def test_fill_nodata_is_a_floor_of_the_same_table(small, run, tmp_path: Path):

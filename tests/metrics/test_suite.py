@@ -34,7 +34,8 @@ def test_every_metric_has_a_direction():
 
 def test_values_are_those_of_the_single_metrics(shared, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(shared / "weights" / "torch_home"))
-    suite = MetricSuite(METRIC_NAMES, lpips_net="squeeze", feature=Means())
+    fd_weights = str(shared / "weights" / "efficientnet-lite0-57934424.pth")
+    suite = MetricSuite(METRIC_NAMES, lpips_net="squeeze", feature=Means(), fd_weights=fd_weights)
     batches = [_batch(2, 176, seed=1), _batch(1, 176, seed=2)]
     for prediction, target, mask in batches:
         values = suite.update(prediction, target, mask)
@@ -48,6 +49,7 @@ def test_values_are_those_of_the_single_metrics(shared, monkeypatch):
         assert all(0 < value < 1 for value in values["lpips"])
     results = suite.compute()
     assert results["fid"] > 0 and math.isfinite(results["kid"])
+    assert results["fd_effnet_lite0"] > 0 and results["fd_effnet_lite0"] != results["fid"]
     assert suite.unavailable == {}
 
 
@@ -60,7 +62,7 @@ def test_missing_weights_leave_the_other_metrics_running(tmp_path, monkeypatch):
     )
     assert all(math.isnan(value) for name in ("ms_ssim", "lpips") for value in values[name])
     assert all(math.isnan(value) for value in suite.compute().values())
-    assert set(suite.unavailable) == {"ms_ssim", "lpips", "fid", "kid"}
+    assert set(suite.unavailable) == {"ms_ssim", "lpips", "fid", "kid", "fd_effnet_lite0"}
     assert suite.unavailable["ms_ssim"] == "needs images of at least 176 px, these are 64 px"
     assert "alexnet-owt-7be5be79.pth" in suite.unavailable["lpips"]
     assert "weights-inception-2015-12-05-6726825d.pth" in suite.unavailable["fid"]
