@@ -1,0 +1,41 @@
+"""The quickstart's steps, at a tiny budget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ("model.width=4", "train.max_steps=2", "train.eval_images=2", "data.synthetic_images=5", "device=cpu")
+
+
+def quickstart(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "quickstart.py"), "", *overrides],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+    )  # fmt: skip
+
+
+def test_it_leaves_what_it_promises_and_may_run_again(tmp_path: Path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    first = quickstart(tmp_path, *TINY)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "runs" / "quickstart"
+    for name in ("before_after.png", "loss_curves.png", "evaluation/pictures.png"):
+        assert Image.open(run / name).width > 300
+        assert f"runs/quickstart/{name}" in first.stdout
+    assert "mean of known" in (run / "table.md").read_text()
+    assert len(list((run / "fill" / "filled").glob("*.png"))) == 1  # one test image of five scenes
+    before = (run / "checkpoints" / "last.pt").read_bytes()
+
+    again = quickstart(tmp_path, *TINY)
+    assert again.returncode == 0 and (run / "checkpoints" / "last.pt").read_bytes() == before
+
+    other = quickstart(tmp_path, *TINY, "seed=1")
+    assert other.returncode == 0 and (tmp_path / "runs" / "quickstart-1" / "table.md").exists()
+    assert "kept as runs/quickstart-1" in other.stdout
