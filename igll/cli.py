@@ -41,7 +41,7 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
             print(f"done: {out}/checkpoints/best.pt, {out}/metrics.jsonl, {out}/sheets/")
         return code
 
-    _exit(work)
+    exit_with(work)
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -69,7 +69,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         run(config, options.checkpoint, Path(options.out))
         return 0
 
-    _exit(work)
+    exit_with(work)
 
 
 def compare(arguments: Sequence[str]) -> NoReturn:
@@ -95,7 +95,7 @@ def compare(arguments: Sequence[str]) -> NoReturn:
         run(Path(options.a), Path(options.b), options.method or ["IGLL"], out, options.mix)
         return 0
 
-    _exit(work)
+    exit_with(work)
 
 
 def table2(arguments: Sequence[str]) -> NoReturn:
@@ -118,7 +118,7 @@ def table3(arguments: Sequence[str]) -> NoReturn:
 
         return _written(write_table3(Path(options.out)), Path(options.out))
 
-    _exit(work)
+    exit_with(work)
 
 
 def table4(arguments: Sequence[str]) -> NoReturn:
@@ -142,7 +142,7 @@ def _paper_table(name: Literal["table2", "table4"], subject: str, arguments: Seq
         out = Path(options.out)
         return _written(write_paper_table(name, Path(options.runs), out, options.mix), out)
 
-    _exit(work)
+    exit_with(work)
 
 
 def _written(table: PaperTable | SizeTable, out: Path) -> int:
@@ -200,10 +200,10 @@ def infer(arguments: Sequence[str] | None = None) -> NoReturn:
         )
         return run(request)
 
-    _exit(work)
+    exit_with(work)
 
 
-def _exit(work: Callable[[], int]) -> NoReturn:
+def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
     try:
         code = work()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from igll.cli import OVERRIDES, _exit
+from igll.cli import OVERRIDES, exit_with
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         return run_ablation(CONFIGS, Path(options.out), options.overrides, options.only or ())
 
-    _exit(work)
+    exit_with(work)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igll.cli import exit_with
 from igll.data.files import read_image, read_mask
 from igll.engine.attention_maps import attention_maps, draw_attention
-from igll.errors import InputError, OutputError
+from igll.errors import InputError
 from igll.inpainter import Inpainter
 
 
@@ -96,8 +97,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (InputError, OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(lambda: main(sys.argv[1:]))

@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.comparison_sheet import SheetRequest, comparison_sheet
-from igll.errors import InputError, OutputError
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -49,8 +49,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (InputError, OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(lambda: main(sys.argv[1:]))

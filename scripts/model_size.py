@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sys
 
+from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.cost import HOLES, SIZE, multiply_adds, parameters
-from igll.errors import InputError
 from igll.models import Generator, build_generator
 
 RELEASED = 4_462_678
@@ -81,8 +81,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(lambda: main(sys.argv[1:]))

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from igll.cli import exit_with
 from igll.config import Config, load_config, save_config
 from igll.data.datasets import InpaintingDataset, build_dataset, spread
 from igll.data.masks import make_mask
-from igll.errors import InputError
 from igll.report.figures import loss_curves, paint_hole, picture_sheet
 
 ROOT = Path("runs/quickstart")
@@ -112,8 +112,4 @@ def _draw(images: Path, masks: Path, filled: Path, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1], sys.argv[2:]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(lambda: main(sys.argv[1], sys.argv[2:]))

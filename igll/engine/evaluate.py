@@ -89,18 +89,9 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     config, notes = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
 
-    def suite() -> MetricSuite:
-        settings = config.eval
-        return MetricSuite(
-            settings.metrics,
-            settings.lpips_net,
-            config.allow_download,
-            device,
-            fd_weights=settings.fd_weights,
-        )
-
-    methods = [Method(TITLES[name], _classical(name), suite()) for name in config.eval.floors]
-    methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite(), oracle))
+    methods = [Method(TITLES[name], _classical(name), _suite(config, device)) for name in config.eval.floors]
+    suite = _suite(config, device)
+    methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite, oracle))
     recorder = ProtocolRecorder()
     pictures = _measure(methods, dataset, config, recorder)
     protocol = recorder.protocol(dataset, config)
@@ -109,7 +100,7 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
     result = {
         "checkpoint": str(checkpoint),
         "step": step,
-        "weights": config.eval.weights,
+        "weights": config.eval.weights if trained.train.ema_decay else "raw",
         "structure_prior": trained.model.structure_prior,
         "label": "oracle edges" if oracle else "",
         "protocol": protocol.to_json(),
@@ -139,6 +130,17 @@ def _with_kid(config: Config, images: int) -> tuple[Config, list[str]]:
         notes.append("FD-effnet-lite0 is a proxy on EfficientNet-Lite0's features; its values are not FID")
     settings = config.eval.model_copy(update={"metrics": metrics})
     return config.model_copy(update={"eval": settings}), notes
+
+
+def _suite(config: Config, device: torch.device) -> MetricSuite:
+    settings = config.eval
+    return MetricSuite(
+        settings.metrics,
+        settings.lpips_net,
+        config.allow_download,
+        device,
+        fd_weights=settings.fd_weights,
+    )
 
 
 def check_apart(config: Config, trained: Config, checkpoint: str) -> None:

@@ -190,6 +190,14 @@ def test_fill_nodata_is_a_floor_of_the_same_table(small, run, tmp_path: Path):
     assert methods["GDAL fill-nodata"]["psnr_hole"] > methods["mean of known"]["psnr_hole"]
 
 
+def test_the_weights_that_were_measured_are_named(small, tmp_path: Path):
+    for decay, name in ((0.9, "ema"), (0, "raw")):
+        run = tmp_path / name
+        train(small(train={"max_steps": 1, "ema_decay": decay}), run)
+        result = evaluate(small(), str(run / "checkpoints" / "last.pt"), run / "eval")
+        assert result["weights"] == name
+
+
 def test_reference_without_references_is_labelled_as_oracle(small, run, tmp_path: Path):
     checkpoint = run(model={"structure_prior": "reference"})
     assert evaluate(small(), checkpoint, tmp_path / "eval")["label"] == "oracle edges"
