@@ -22,7 +22,7 @@ from igll.losses import (
     VGGFeatures,
 )
 from igll.models.discriminator import Discriminator, Judgement, Rectangle
-from igll.models.generator import GeneratorOutput
+from igll.models.interface import GeneratorOutput
 
 Terms = dict[str, Tensor]
 

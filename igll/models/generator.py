@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from igll.models.attention import GlobalAttention
 from igll.models.edges import LearnedEdges
+from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
     AttentionBranch,
     Decoder,
@@ -23,22 +24,7 @@ from igll.models.layers import (
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.vanilla import VanillaAttention
 
-StructurePrior = Literal["oracle", "learned", "reference", "none"]
 Prefill = Literal["none", "mean", "pyramid"]
-
-
-class GeneratorOutput(NamedTuple):
-    """What one pass through the generator gives.
-
-    Attributes:
-        pixel_BCHW: PIRN's composite in [-1, 1].
-        perception_BCHW: PERN's composite in [-1, 1]: the result.
-        edge_logits_B1HW: Completed edges before the sigmoid with prior ``learned``, else None.
-    """
-
-    pixel_BCHW: Tensor
-    perception_BCHW: Tensor
-    edge_logits_B1HW: Tensor | None
 
 
 class ReconstructionNet(nn.Module):
@@ -82,7 +68,7 @@ class ReconstructionNet(nn.Module):
         return (image_BCHW + output_BCHW if self.residual else output_BCHW).clamp(-1.0, 1.0)
 
 
-class Generator(nn.Module):
+class Generator(InpaintingNetwork):
     """PIRN → composite → PERN → composite, guided by a structure prior.
 
     Args:
@@ -114,9 +100,7 @@ class Generator(nn.Module):
         gam: Literal["gam", "vanilla"] = "gam",
         ffsm: Literal["ffsm", "vanilla"] = "ffsm",
     ) -> None:
-        super().__init__()
-        self.image_channels = image_channels
-        self.structure_prior = structure_prior
+        super().__init__(image_channels, structure_prior)
         self.prefill = prefill
         in_channels = image_channels + 1 + (structure_prior != "none")
         attention = (4 * width, heads, position, position_grid)
@@ -130,33 +114,11 @@ class Generator(nn.Module):
         self.pirn = ReconstructionNet(in_channels, image_channels, width, first, residual)
         self.pern = ReconstructionNet(in_channels, image_channels, width, second, residual)
 
-    def forward(
-        self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Fill the hole; see :meth:`fill` for the arguments.
-
-        Returns:
-            PIRN's and PERN's composites, both in [-1, 1] and equal to the input outside the hole.
-        """
-        output = self.fill(image_BCHW, mask_B1HW, edge_B1HW)
-        return output.pixel_BCHW, output.perception_BCHW
-
     def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
-        """Fill the hole and return every intermediate that a loss needs.
-
-        Args:
-            image_BCHW: Image in [-1, 1], any H × W; the content of the hole is ignored, NaN included.
-            mask_B1HW: 1 = missing.
-            edge_B1HW: Edge map in [0, 1], for the priors ``oracle`` and ``reference`` alone.
-
-        Raises:
-            ValueError: If shapes do not fit, or an edge map is missing, or given to a prior that must not
-                see one.
-        """
-        self._check(image_BCHW, mask_B1HW, edge_B1HW)
+        """Fill the hole, in two stages; see :meth:`InpaintingNetwork.fill`."""
+        self.check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]
-        mask = pad_to_stride((mask_B1HW > 0.5).to(image_BCHW.dtype))
-        image = pad_to_stride(torch.where(mask_B1HW > 0.5, 0.0, image_BCHW))
+        image, mask = map(pad_to_stride, without_hole(image_BCHW, mask_B1HW))
         hole = hole_on_grid(mask)
         start = self._prefilled(image, mask)
         prior, edge_logits = [mask], None
@@ -166,11 +128,15 @@ class Generator(nn.Module):
         elif edge_B1HW is not None:
             prior.insert(0, pad_to_stride(edge_B1HW))
         prior_BCHW = torch.cat([channel.to(image.dtype) for channel in prior], 1)
-        pixel = composite(self.pirn(start, prior_BCHW, hole), image, mask)
-        perception = composite(self.pern(pixel, prior_BCHW, hole), image, mask)
+        first = self.pirn(start, prior_BCHW, hole)
+        pixel = composite(first, image, mask)
+        second = self.pern(pixel, prior_BCHW, hole)
         crop = (..., slice(height), slice(width))
         return GeneratorOutput(
-            pixel[crop], perception[crop], None if edge_logits is None else edge_logits[crop]
+            pixel[crop],
+            composite(second, image, mask)[crop],
+            (first[crop], second[crop]),
+            None if edge_logits is None else edge_logits[crop],
         )
 
     def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
@@ -178,20 +144,3 @@ class Generator(nn.Module):
         if self.prefill == "pyramid":
             return prefill_pyramid(image_BCHW, mask_B1HW)
         return prefill_mean(image_BCHW, mask_B1HW) if self.prefill == "mean" else image_BCHW
-
-    def _check(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None) -> None:
-        """Refuse what would fail later, and edges of the ground truth where a model must not see them."""
-        batch, channels, height, width = image_BCHW.shape
-        if channels != self.image_channels:
-            raise ValueError(f"the image has {channels} channels, this generator takes {self.image_channels}")
-        if mask_B1HW.shape != (batch, 1, height, width):
-            raise ValueError(f"mask {tuple(mask_B1HW.shape)} does not fit image {tuple(image_BCHW.shape)}")
-        needs_edge = self.structure_prior in ("oracle", "reference")
-        if needs_edge and edge_B1HW is None:
-            raise ValueError(f"structure prior '{self.structure_prior}' needs an edge map")
-        if not needs_edge and edge_B1HW is not None:
-            raise ValueError(f"structure prior '{self.structure_prior}' takes no edge map from outside")
-        if edge_B1HW is not None and edge_B1HW.shape != mask_B1HW.shape:
-            raise ValueError(
-                f"edge map {tuple(edge_B1HW.shape)} does not fit image {tuple(image_BCHW.shape)}"
-            )

@@ -114,10 +114,10 @@ def hole_on_grid(mask_B1HW: Tensor) -> Tensor:
     return F.max_pool2d((mask_B1HW > 0.5).float(), STRIDE) > 0
 
 
-def pad_to_stride(tensor_BCHW: Tensor) -> Tensor:
-    """Repeat the last row and column until both sides are divisible by 4."""
+def pad_to_stride(tensor_BCHW: Tensor, stride: int = STRIDE) -> Tensor:
+    """Repeat the last row and column until both sides are divisible by the stride."""
     height, width = tensor_BCHW.shape[-2:]
-    return F.pad(tensor_BCHW, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    return F.pad(tensor_BCHW, (0, -width % stride, 0, -height % stride), mode="replicate")
 
 
 def prefill_mean(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
