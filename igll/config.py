@@ -6,10 +6,19 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from igll.errors import InputError
 
@@ -39,11 +48,40 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class ModelConfig(Section):
-    """The generator."""
+# Settings that only IGLL's own generator has.
+_IGLL_ONLY = (
+    "structure_prior", "prefill", "residual", "heads", "position", "position_grid", "select", "gam", "ffsm",
+    "score_scale",
+)  # fmt: skip
 
-    name: Literal["igll"] = "igll"
-    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 32
+
+class Published(NamedTuple):
+    """What a network's paper settles on.
+
+    Attributes:
+        width: Base width.
+        blocks: Blocks per level, or None where the design has nothing to repeat.
+    """
+
+    width: int
+    blocks: tuple[int, ...] | None = None
+
+
+PUBLISHED = {
+    "igll": Published(32),
+    "dmfn": Published(64, (8,)),
+    "hifill": Published(32),
+    "han": Published(64, (1, 2, 4, 8)),
+    "hint": Published(48, (4, 6, 6, 8)),
+}
+
+
+class ModelConfig(Section):
+    """The generator: IGLL's, or a peer's by its name."""
+
+    name: Literal["igll", "dmfn", "hifill", "han", "hint"] = "igll"
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] | None = None
+    blocks: list[Positive] | None = None
     image_channels: Annotated[int, Field(ge=1, le=64)] = 3
     structure_prior: Literal["oracle", "learned", "reference", "none"] = "oracle"
     prefill: Literal["none", "mean", "pyramid"] = "none"
@@ -54,6 +92,42 @@ class ModelConfig(Section):
     select: Literal["softmax", "best"] = "softmax"
     gam: Literal["gam", "vanilla"] = "gam"
     ffsm: Literal["ffsm", "vanilla"] = "ffsm"
+    score_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peers_use_no_edges(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name", "igll") != "igll":
+            return {"structure_prior": "none", **values}
+        return values
+
+    @field_validator(*_IGLL_ONLY)
+    @classmethod
+    def _igll_alone_has_it(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("name", "igll")
+        field = info.field_name or ""
+        plain = "none" if field == "structure_prior" else cls.model_fields[field].default
+        if name != "igll" and value != plain:
+            raise ValueError(f"{name} has no such choice; leave it out, or set it to {plain}")
+        return value
+
+    @field_validator("width")
+    @classmethod
+    def _published_width(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return value or PUBLISHED[info.data.get("name", "igll")].width
+
+    @field_validator("blocks")
+    @classmethod
+    def _published_blocks(cls, value: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        name = info.data.get("name", "igll")
+        published = PUBLISHED[name].blocks
+        if published is None:
+            if value is not None:
+                raise ValueError(f"{name} has no blocks to count; leave it out")
+            return None
+        if value is not None and len(value) != len(published):
+            raise ValueError(f"{name} takes {len(published)} number(s), such as {list(published)}")
+        return list(published) if value is None else value
 
 
 class DiscriminatorConfig(Section):
@@ -93,10 +167,23 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0, le=128)] = 2
 
 
+MaskFamily = Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper"]
+
+
 class MaskConfig(Section):
     """Which holes."""
 
-    kind: Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper", "files"] = "square"
+    kind: Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper", "mixed", "files"] = (
+        "square"
+    )
+    families: Annotated[list[MaskFamily], Field(min_length=1)] = [
+        "square",
+        "irregular",
+        "cloud",
+        "slc_off",
+        "gaps",
+        "salt_pepper",
+    ]
     ratio: Ratio | RatioRange = 0.25
     placement: Literal["paper", "center", "random"] = "paper"
     root: str | None = None

@@ -18,7 +18,7 @@ from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.picture_io import colour_of, with_colour
 from igll.errors import InputError
-from igll.models import Generator
+from igll.models import InpaintingNetwork
 from igll.models.edges import EdgeDetector, build_edge_detector
 
 ImageLike: TypeAlias = NDArray[Any] | Image.Image | Tensor
@@ -35,7 +35,7 @@ class Inpainter:
         config: The configuration it was trained with; ``edges.*`` names the detector for references.
     """
 
-    def __init__(self, generator: Generator, config: Config) -> None:
+    def __init__(self, generator: InpaintingNetwork, config: Config) -> None:
         self.generator = generator
         self.config = config
 

@@ -14,7 +14,8 @@ import sys
 from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.cost import HOLES, SIZE, multiply_adds, parameters
-from igll.models import Generator, build_generator
+from igll.models import Generator, InpaintingNetwork
+from igll.registry import build_generator
 
 RELEASED = 4_462_678
 # What the released code has and we do not, and the reverse, at width 32 with one head.
@@ -26,9 +27,19 @@ DIFFERENCES = {
 }
 
 
-def print_parameters(generator: Generator) -> None:
+def print_parameters(generator: InpaintingNetwork) -> None:
     """Parameters part by part."""
     print(f"{'part':44s}{'parameters':>12s}")
+    if isinstance(generator, Generator):
+        print_nets(generator)
+    else:
+        for part, module in generator.named_children():
+            print(f"{part:44s}{parameters(module):12,d}")
+    print(f"{'all':44s}{parameters(generator):12,d}")
+
+
+def print_nets(generator: Generator) -> None:
+    """Parameters of IGLL's two nets and of its learned edges."""
     for name, net in (("PIRN", generator.pirn), ("PERN", generator.pern)):
         branch = net.attention_branch
         parts = {
@@ -42,7 +53,6 @@ def print_parameters(generator: Generator) -> None:
             print(f"{name + ' ' + part:44s}{parameters(module):12,d}")
     if generator.edges is not None:
         print(f"{'learned edges':44s}{parameters(generator.edges):12,d}")
-    print(f"{'all':44s}{parameters(generator):12,d}")
 
 
 def print_reconciliation(generator: Generator) -> None:
@@ -60,7 +70,7 @@ def print_reconciliation(generator: Generator) -> None:
     print(f"{total / 4_458_000 - 1:+12.2%}  against the paper's 4.458 M")
 
 
-def print_multiply_adds(generator: Generator) -> None:
+def print_multiply_adds(generator: InpaintingNetwork) -> None:
     """True multiply-adds and those of convolutions alone."""
     print(f"\n{'hole at 256 × 256':28s}{'true (G)':>10s}{'convolutions (G)':>18s}")
     for side in HOLES.values():
@@ -74,7 +84,12 @@ def main(arguments: list[str]) -> int:
     config = load_config(paths[0], [argument for argument in arguments if "=" in argument])
     generator = build_generator(config.model).eval()
     print_parameters(generator)
-    if generator.edges is None and config.model.width == 32 and config.model.heads == 1:
+    if (
+        isinstance(generator, Generator)
+        and generator.edges is None
+        and config.model.width == 32
+        and config.model.heads == 1
+    ):
         print_reconciliation(generator)
     print_multiply_adds(generator)
     return 0

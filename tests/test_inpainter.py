@@ -13,8 +13,8 @@ from igll.config import Config, build_config
 from igll.engine.checkpoint import save_checkpoint
 from igll.errors import InputError
 from igll.inpainter import Inpainter
-from igll.models import build_generator
 from igll.models.edges import SobelDetector
+from igll.registry import build_generator
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (21, 30, 3), dtype=np.uint8)

@@ -186,7 +186,7 @@ class InpaintingDataset(Dataset[Sample]):
         else:
             rng = np.random.default_rng([self.seed, MASK, key.epoch, scene])
             placement_name = "random" if placement == "paper" else placement
-        return make_mask(self.mask.kind, crop, crop, _ratio(self.mask, rng), rng, placement_name)
+        return _draw(self.mask, crop, rng, placement_name)
 
 
 def fixed_mask(mask: MaskConfig, crop: int, seed: int, scene: int) -> NDArray[np.bool_]:
@@ -203,12 +203,17 @@ def fixed_mask(mask: MaskConfig, crop: int, seed: int, scene: int) -> NDArray[np
     """
     rng = np.random.default_rng([seed, TEST_MASK, scene])
     placement = "paper_test" if mask.placement == "paper" else mask.placement
-    return make_mask(mask.kind, crop, crop, _ratio(mask, rng), rng, placement)
+    return _draw(mask, crop, rng, placement)
 
 
-def _ratio(mask: MaskConfig, rng: np.random.Generator) -> float:
-    """The hole's share of the image, drawn where a range is given."""
-    return float(rng.uniform(mask.ratio[0], mask.ratio[1])) if isinstance(mask.ratio, list) else mask.ratio
+def _draw(mask: MaskConfig, crop: int, rng: np.random.Generator, placement: str) -> NDArray[np.bool_]:
+    """A hole of one of the families and of the ratio, each drawn where there is a choice."""
+    kind: str = mask.kind
+    if kind == "mixed":
+        kind = mask.families[int(rng.integers(len(mask.families)))]
+    low, high = mask.ratio if isinstance(mask.ratio, list) else (mask.ratio, mask.ratio)
+    ratio = low if low == high else float(rng.uniform(low, high))
+    return make_mask(kind, crop, crop, ratio, rng, placement)
 
 
 def build_source(config: Config, part: Part) -> SceneSource:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.errors import InputError
 from igll.inpainter import Inpainter
+from igll.models import Generator
 from igll.models.attention import GlobalAttention
 from igll.models.layers import STRIDE
 from igll.models.similarity import FlexibleFeatureSimilarity
@@ -94,6 +95,8 @@ def attention_maps(
     if not mask_HW[row, column]:
         raise InputError(f"pixel {row} {column}: is known; choose one that is missing in the mask")
     generator = inpainter.generator
+    if not isinstance(generator, Generator):
+        raise InputError("attention maps: the checkpoint is of another network than IGLL's own")
     gam, ffsm = generator.pirn.attention_branch.attention, generator.pern.attention_branch.attention
     if not (isinstance(gam, GlobalAttention) and isinstance(ffsm, FlexibleFeatureSimilarity)):
         raise InputError("attention maps: the checkpoint's attention modules are not GAM and FFSM")

@@ -12,7 +12,8 @@ from torch import nn
 
 from igll.config import Config, build_config
 from igll.errors import InputError
-from igll.models import Generator, build_generator
+from igll.models import InpaintingNetwork
+from igll.registry import build_generator
 from igll.storage import replacing
 
 FORMAT = 1
@@ -70,7 +71,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 def load_generator(
     path: str | Path, weights: str = "ema", device: torch.device | str = "cpu"
-) -> tuple[Generator, Config, int]:
+) -> tuple[InpaintingNetwork, Config, int]:
     """Load a trained generator, ready to fill.
 
     Args:

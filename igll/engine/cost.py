@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from igll.config import ModelConfig
-from igll.models import Generator, build_generator
+from igll.models import InpaintingNetwork
+from igll.registry import build_generator
 from igll.report.size_table import Measured
 
 SIZE = 256
@@ -36,7 +37,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_adds(generator: Generator, side: int, size: int = SIZE) -> MultiplyAdds:
+def multiply_adds(generator: InpaintingNetwork, side: int, size: int = SIZE) -> MultiplyAdds:
     """Count the multiply-adds of filling one image.
 
     Attention is computed by plain matrix products meanwhile, so that nothing escapes the counter; what is

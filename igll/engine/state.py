@@ -14,7 +14,8 @@ from torch import nn
 from igll.config import Config, TrainConfig, build_config
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.errors import InputError
-from igll.models import Discriminator, Generator, build_discriminator, build_generator
+from igll.models import Discriminator, InpaintingNetwork
+from igll.registry import build_discriminator, build_generator
 
 
 @dataclass
@@ -31,8 +32,8 @@ class TrainState:
         best: Best hole PSNR on the validation images so far, in dB.
     """
 
-    generator: Generator
-    ema: Generator | None
+    generator: InpaintingNetwork
+    ema: InpaintingNetwork | None
     discriminator: Discriminator | None
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam | None
@@ -40,7 +41,7 @@ class TrainState:
     best: float = -math.inf
 
     @property
-    def evaluated(self) -> Generator:
+    def evaluated(self) -> InpaintingNetwork:
         """The weights that evaluation uses."""
         return self.ema or self.generator
 

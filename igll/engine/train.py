@@ -24,7 +24,7 @@ from igll.engine.signals import StopRequest, leave_signals_to_main
 from igll.engine.state import TrainState, build_state, judges_edges
 from igll.engine.validate import Validation
 from igll.errors import InputError, NumericsError
-from igll.models import Generator
+from igll.models import InpaintingNetwork
 from igll.models.discriminator import hole_rectangles
 from igll.models.edges import EdgeDetector
 from igll.storage import make_folder
@@ -282,7 +282,7 @@ def _update(optimizer: torch.optim.Adam, rate: float) -> None:
 
 
 @torch.no_grad()
-def _average(ema: Generator, generator: Generator, decay: float) -> None:
+def _average(ema: InpaintingNetwork, generator: InpaintingNetwork, decay: float) -> None:
     for mean, current in zip(ema.parameters(), generator.parameters(), strict=True):
         mean.lerp_(current, 1 - decay)
     for copied, buffer in zip(ema.buffers(), generator.buffers(), strict=True):

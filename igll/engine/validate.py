@@ -18,7 +18,7 @@ from igll.data.datasets import InpaintingDataset, Sample, spread
 from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.metrics import average
 from igll.metrics.image import hole_psnr, psnr
-from igll.models import Generator
+from igll.models import InpaintingNetwork
 from igll.report.figures import paint_hole, picture_sheet
 
 SHEET_ROWS = 6
@@ -35,7 +35,7 @@ def to_picture(image_CHW: Tensor) -> NDArray[np.uint8]:
     return np.rint(shown.cpu().numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def fill_sample(generator: Generator, sample: Sample, device: torch.device) -> Tensor:
+def fill_sample(generator: InpaintingNetwork, sample: Sample, device: torch.device) -> Tensor:
     """Fill a batch of a dataset.
 
     Returns:
@@ -47,7 +47,7 @@ def fill_sample(generator: Generator, sample: Sample, device: torch.device) -> T
 
 
 @contextmanager
-def evaluating(generator: Generator) -> Iterator[None]:
+def evaluating(generator: InpaintingNetwork) -> Iterator[None]:
     """The generator in evaluation mode, and afterwards as it was."""
     training = generator.training
     generator.eval()
@@ -77,7 +77,7 @@ class Validation:
         )
 
     @torch.no_grad()
-    def scores(self, generator: Generator) -> dict[str, float]:
+    def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
         """Mean PSNR in dB of the whole image and of the hole, over images where it is finite."""
         values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
         with evaluating(generator):
@@ -89,7 +89,7 @@ class Validation:
         return {name: average(parts) for name, parts in values.items()}
 
     @torch.no_grad()
-    def sheet(self, generator: Generator, step: int) -> Image:
+    def sheet(self, generator: InpaintingNetwork, step: int) -> Image:
         """Picture sheet of the first images: input, filled, truth."""
         shown = spread(len(self.dataset), SHEET_ROWS)
         sample = default_collate([self.dataset[index] for index in shown])

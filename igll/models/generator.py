@@ -84,6 +84,7 @@ class Generator(InpaintingNetwork):
         select: How FFSM chooses patches, ``softmax`` or ``best``.
         gam: ``gam``, or ``vanilla`` attention in its place.
         ffsm: ``ffsm``, or ``vanilla`` attention in its place.
+        score_scale: Factor on FFSM's scores before its softmax.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Generator(InpaintingNetwork):
         select: Literal["softmax", "best"] = "softmax",
         gam: Literal["gam", "vanilla"] = "gam",
         ffsm: Literal["ffsm", "vanilla"] = "ffsm",
+        score_scale: float = 1.0,
     ) -> None:
         super().__init__(image_channels, structure_prior)
         self.prefill = prefill
@@ -108,7 +110,7 @@ class Generator(InpaintingNetwork):
         second = (
             VanillaAttention(*attention)
             if ffsm == "vanilla"
-            else FlexibleFeatureSimilarity(*attention, select)
+            else FlexibleFeatureSimilarity(*attention, select, score_scale)
         )
         self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
         self.pirn = ReconstructionNet(in_channels, image_channels, width, first, residual)

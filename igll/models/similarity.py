@@ -70,6 +70,8 @@ class FlexibleFeatureSimilarity(nn.Module):
         position: Whether that attention uses learned positions.
         position_grid: Side of the grid on which positions are learned.
         select: ``"softmax"`` or ``"best"``; picking the best lets no gradient into step 1.
+        score_scale: What scores are multiplied by before the softmax; 1 in the paper. Sums of cosines of
+            similar patches lie so close together that the softmax is nearly an average; more sharpens it.
     """
 
     def __init__(
@@ -79,9 +81,11 @@ class FlexibleFeatureSimilarity(nn.Module):
         position: bool = True,
         position_grid: int = 64,
         select: Literal["softmax", "best"] = "softmax",
+        score_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.select = select
+        self.score_scale = score_scale
         self.attention = GlobalAttention(channels, heads, position, position_grid, keys="background")
         self.channel_gate = ChannelGate(channels)
 
@@ -160,7 +164,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         if self.select == "best":
             share_BOK = torch.zeros_like(score_BOK).scatter(2, score_BOK.argmax(2, keepdim=True), 1.0)
         else:
-            share_BOK = score_BOK.softmax(2)
+            share_BOK = (self.score_scale * score_BOK).softmax(2)
         share_BOK = share_BOK.masked_fill(barred_B1K, 0.0) * covers_BO[..., None]
         share_BOK = share_BOK / covers_BO.sum(1)[:, None, None]
         for offset, (row_offset, column_offset) in enumerate(OFFSETS):
@@ -213,7 +217,7 @@ class FlexibleFeatureSimilarity(nn.Module):
                 best_BM = score.argmax(2)
                 mixed.append(kernel_BKP.gather(1, best_BM[..., None].expand(-1, -1, kernel_BKP.shape[2])))
             else:
-                mixed.append(torch.matmul(score.softmax(2), kernel_BKP))
+                mixed.append(torch.matmul((self.score_scale * score).softmax(2), kernel_BKP))
         return torch.cat(mixed, 1)
 
 

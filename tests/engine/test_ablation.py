@@ -20,7 +20,7 @@ from igll.engine.ablation import ABLATIONS, load_row, run_ablation
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.state import flat
 from igll.errors import InputError
-from igll.models import build_generator
+from igll.registry import build_generator
 from igll.report.paper import TABLE4
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from igll.engine.attention_maps import attention_maps, draw_attention
 from igll.engine.checkpoint import save_checkpoint
 from igll.errors import InputError
 from igll.inpainter import Inpainter
-from igll.models import build_generator
+from igll.registry import build_generator
 
 HEIGHT, WIDTH = 38, 45  # neither is a multiple of 4
 

@@ -14,7 +14,7 @@ from igll import storage
 from igll.config import build_config
 from igll.engine.checkpoint import FORMAT, load_checkpoint, load_generator, save_checkpoint
 from igll.errors import InputError, OutputError
-from igll.models import build_generator
+from igll.registry import build_generator
 
 
 class Bomb:

@@ -19,7 +19,7 @@ from igll.engine import infer as module
 from igll.engine.checkpoint import save_checkpoint
 from igll.engine.infer import InferRequest, infer
 from igll.errors import InputError
-from igll.models import build_generator
+from igll.registry import build_generator
 
 RNG = np.random.default_rng(3)
 SIZE = (19, 26)

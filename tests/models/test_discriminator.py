@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.config import DiscriminatorConfig
-from igll.models import build_discriminator
 from igll.models.discriminator import Discriminator, Norm, Rectangle, StridedNet, hole_rectangles
+from igll.registry import build_discriminator
 
 WIDTH = 4
 NORMS: tuple[Norm, ...] = ("none", "batch", "spectral")

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.config import ModelConfig
-from igll.models import build_generator
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.vanilla import VanillaAttention
+from igll.registry import build_generator
 
 CHANNELS, HEIGHT, WIDTH = 8, 6, 7
 HOLE = torch.zeros(2, 1, HEIGHT, WIDTH, dtype=torch.bool)
