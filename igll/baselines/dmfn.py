@@ -38,7 +38,7 @@ def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
 
 
 class MultiScaleFusionBlock(nn.Module):
-    r"""Dense multi-scale fusion block (section III) as in the authors' code.
+    r"""Dense multi-scale fusion block (DMFB) as in the authors' code.
 
     A quarter of the channels goes through four dilated convolutions :math:`D_r` side by side. Their running
     sums, of denser and denser sampling, are concatenated, fused and added to the input:
@@ -47,8 +47,8 @@ class MultiScaleFusionBlock(nn.Module):
         u = ReLU(IN(R * x)), \quad s_k = \sum_{r \le 2^k} D_r * u, \quad
         y = x + IN(F * ReLU(IN([s_0, s_1, s_2, s_3])))
 
-    The paper's text refines the sums by further convolutions and fuses by 1 × 1, see
-    :class:`ChainedFusionBlock`; here they stay as they are, and F is 3 × 3.
+    The paper draws a second column of convolutions behind the dilated ones and fuses by 1 × 1, as
+    :class:`ChainedFusionBlock` does; the authors' code has no such column, and its F is 3 × 3.
 
     Args:
         channels: Channels of the input, a multiple of four.
