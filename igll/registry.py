@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from igll.baselines.dmfn import DMFN
+from igll.baselines.han import HAN
+from igll.baselines.hint import HINT
 from igll.config import DiscriminatorConfig, ModelConfig
-from igll.models.discriminator import Discriminator
+from igll.models.discriminator import Discriminator, PatchDiscriminator
 from igll.models.generator import Generator
 from igll.models.interface import InpaintingNetwork
+
+TITLES = {
+    "igll": "IGLL",
+    "dmfn": "DMFN",
+    "dmfn24": "DMFN-24",
+    "hifill": "HiFill",
+    "han": "HAN",
+    "hint": "HINT",
+}
+"""What tables call a network."""
 
 
 def build_generator(config: ModelConfig) -> InpaintingNetwork:
     """Build the network that a configuration describes, with fresh weights from torch's generator."""
-    return Generator(**config.model_dump(exclude={"name", "blocks"}))
+    if config.name == "igll":
+        return Generator(**config.model_dump(exclude={"name", "blocks"}))
+    settings: dict[str, Any] = {"image_channels": config.image_channels, "width": config.width}
+    if config.blocks is not None:
+        settings["blocks"] = config.blocks
+    match config.name:
+        case "dmfn":
+            return DMFN(**settings)
+        case "dmfn24":
+            return DMFN(**settings, variant="unofficial")
+        case "hifill":
+            raise NotImplementedError
+        case "han":
+            return HAN(**settings)
+        case "hint":
+            return HINT(**settings)
 
 
-def build_discriminator(config: DiscriminatorConfig, image_channels: int) -> Discriminator:
+def build_discriminator(
+    config: DiscriminatorConfig, image_channels: int
+) -> Discriminator | PatchDiscriminator:
     """Build the discriminator for images of so many channels."""
-    return Discriminator(image_channels, config.width, config.norm, config.edge)
+    kind = PatchDiscriminator if config.name == "patch" else Discriminator
+    return kind(image_channels, config.width, config.norm, config.edge)

@@ -15,6 +15,7 @@ from igll.config import Config, TrainConfig, build_config
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.errors import InputError
 from igll.models import Discriminator, InpaintingNetwork
+from igll.models.discriminator import PatchDiscriminator
 from igll.registry import build_discriminator, build_generator
 
 
@@ -34,7 +35,7 @@ class TrainState:
 
     generator: InpaintingNetwork
     ema: InpaintingNetwork | None
-    discriminator: Discriminator | None
+    discriminator: Discriminator | PatchDiscriminator | None
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam | None
     step: int = 0
@@ -102,7 +103,14 @@ def build_state(config: Config, device: torch.device) -> TrainState:
 
 def _adam(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
     first, second = config.betas
-    return torch.optim.Adam(network.parameters(), config.lr, (first, second), fused=device.type == "cuda")
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        network.parameters(),
+        config.lr,
+        (first, second),
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
+    )
 
 
 def _announce_changes(earlier: Config, config: Config) -> None:

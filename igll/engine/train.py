@@ -166,14 +166,13 @@ def train_step(
 
     # Discriminator: real against composite.
     real = fake = None
+    judged = objectives.judged(output)
     if state.discriminator is not None and state.discriminator_optimizer is not None:
         conditional = judges_edges(config)
         state.discriminator.requires_grad_(True)
         for _ in range(config.discriminator.steps):
             with autocast:
-                loss = objectives.discriminator(
-                    state.discriminator, batch, output.perception_BCHW.detach(), conditional
-                )
+                loss = objectives.discriminator(state.discriminator, batch, judged.detach(), conditional)
             terms["discriminator/total"] = loss.detach()
             terms["gradient/discriminator"] = _gradient_norm(state.discriminator_optimizer, loss, 0.0)
             _check_finite(terms, state.step, batch, training)
@@ -185,7 +184,7 @@ def train_step(
         with autocast:
             with torch.no_grad():
                 real = state.discriminator(batch.target_BCHW, edge, batch.rectangles)
-            fake = state.discriminator(output.perception_BCHW, edge, batch.rectangles)
+            fake = state.discriminator(judged, edge, batch.rectangles)
 
     # Generator.
     total, generator_terms = objectives.generator(output, batch, real, fake)

@@ -1,12 +1,28 @@
-"""Relativistic average adversarial loss, with the paper's singular-value term (section 3.6)."""
+"""Adversarial losses: the paper's relativistic average with its singular-value term, and the peers'."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 
-class RelativisticAverageLoss(nn.Module):
+class AdversarialLoss(nn.Module, ABC):
+    """What generator and discriminator minimise, of scores before the sigmoid; any shape, both the same."""
+
+    @abstractmethod
+    def generator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the generator minimises: scalar, float32."""
+
+    @abstractmethod
+    def discriminator(
+        self, real_logits: Tensor, fake_logits: Tensor, fake_shift: Tensor | None = None
+    ) -> Tensor:
+        """What the discriminator minimises: scalar, float32."""
+
+
+class RelativisticAverageLoss(AdversarialLoss):
     r"""Relativistic average binary cross-entropy (RaGAN, Jolicoeur-Martineau 2018).
 
     With :math:`\phi_r = D(x_r) - \overline{D(x_f)}`, :math:`\phi_f = D(x_f) - \overline{D(x_r)}` and
@@ -53,6 +69,43 @@ class RelativisticAverageLoss(nn.Module):
             shift = fake_shift.detach().float().view(-1, *[1] * (fake.dim() - 1))
             fake = fake + shift * (fake.detach() > 0)
         return softplus(-real).mean() + softplus(fake).mean()
+
+
+class NonSaturatingLoss(AdversarialLoss):
+    r"""Cross-entropy, the generator's with flipped labels (Goodfellow et al. 2014, section 3); HAN's.
+
+    .. math:: L_G = BCE(D(x_f), 1), \qquad L_D = \tfrac12 (BCE(D(x_r), 1) + BCE(D(x_f), 0))
+    """
+
+    def generator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """See :class:`AdversarialLoss`; the real images' scores are not looked at."""
+        return softplus(-fake_logits.float()).mean()
+
+    def discriminator(
+        self, real_logits: Tensor, fake_logits: Tensor, fake_shift: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`AdversarialLoss`; there is no singular-value term."""
+        return (softplus(-real_logits.float()).mean() + softplus(fake_logits.float()).mean()) / 2
+
+
+class LeastSquaresLoss(AdversarialLoss):
+    r"""Squared distance of probabilities from their labels, as HINT's code has it (after Mao et al. 2017).
+
+    .. math::
+        L_G = \overline{(\sigma(D(x_f)) - 1)^2}, \qquad
+        L_D = \tfrac12 (\overline{(\sigma(D(x_r)) - 1)^2} + \overline{\sigma(D(x_f))^2})
+    """
+
+    def generator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """See :class:`AdversarialLoss`; the real images' scores are not looked at."""
+        return (fake_logits.float().sigmoid() - 1).square().mean()
+
+    def discriminator(
+        self, real_logits: Tensor, fake_logits: Tensor, fake_shift: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`AdversarialLoss`; there is no singular-value term."""
+        real, fake = real_logits.float().sigmoid(), fake_logits.float().sigmoid()
+        return ((real - 1).square().mean() + fake.square().mean()) / 2
 
 
 def _relative(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:

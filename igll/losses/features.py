@@ -13,7 +13,7 @@ from igll.errors import InputError
 from igll.losses.precision import full_precision
 
 Backbone = Literal["vgg19", "vgg16"]
-Normalisation = Literal["auto", "imagenet", "caffe"]
+Normalisation = Literal["auto", "imagenet", "caffe", "unit", "signed"]
 
 PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LAYERS = ("relu2_2", "relu3_3", "relu4_3", "relu5_2")
@@ -25,6 +25,9 @@ _CONVOLUTIONS: dict[Backbone, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg
 _STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "caffe": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    # What peers feed although the weights were trained for imagenet's: [0, 1] and [-1, 1] as they are.
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "signed": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
@@ -58,6 +61,7 @@ class VGGFeatures(nn.Module):
         allow_download: Fetch torchvision's file into the cache where it is missing.
         normalisation: What the weights expect of their input: ``imagenet`` (ImageNet mean and standard
             deviation), ``caffe`` (mean removed, range 0 … 255), or ``auto``: recognise torchvision's files.
+            ``unit`` and ``signed`` feed [0, 1] and [-1, 1] as they are, whatever the weights expect.
 
     Raises:
         InputError: Missing, unreadable or unfitting weights.
@@ -91,7 +95,10 @@ class VGGFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(
-        self, image_BCHW: Tensor, layers: Iterable[str] = (*PERCEPTUAL_LAYERS, *STYLE_LAYERS)
+        self,
+        image_BCHW: Tensor,
+        layers: Iterable[str] = (*PERCEPTUAL_LAYERS, *STYLE_LAYERS),
+        mask_B1HW: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the activations of the named layers.
 
@@ -100,6 +107,7 @@ class VGGFeatures(nn.Module):
                 and blue; one band stands for all three; of more bands the first three are seen, and of two
                 bands the first is seen again in blue's place.
             layers: Names such as ``relu4_1``; the net runs as far as the deepest of them.
+            mask_B1HW: What the normalised image is multiplied by: the net sees zeros outside.
 
         Returns:
             Activations (B, C, H', W') by name, float32.
@@ -110,6 +118,8 @@ class VGGFeatures(nn.Module):
         with full_precision(image_BCHW):
             image_B3HW = image_BCHW.float()[:, [band % bands for band in range(3)]]
             activation = ((image_B3HW + 1) / 2 - self.mean) / self.std
+            if mask_B1HW is not None:
+                activation = activation * mask_B1HW.float()
             for index, layer in enumerate(list(self.features)[: max(wanted) + 1]):
                 activation = layer(activation)
                 if index in wanted:

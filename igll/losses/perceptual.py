@@ -5,7 +5,7 @@ Both take the features of the prediction and of the target, so that VGG runs onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -26,26 +26,34 @@ class PerceptualLoss(nn.Module):
     Args:
         scale: ``none``, or ``unit``: divide a layer's features by the mean of the target's, so that layers
             and backbones weigh alike (a caffe-scale VGG16 has activations in the hundreds).
+        layers: Which activations are compared.
+        by_channels: Weigh each layer by :math:`10^3 / C_l^2`, as DMFN does (arXiv 2002.02609).
     """
 
-    def __init__(self, scale: FeatureScale = "none") -> None:
+    def __init__(
+        self,
+        scale: FeatureScale = "none",
+        layers: Sequence[str] = PERCEPTUAL_LAYERS,
+        by_channels: bool = False,
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.layers, self.by_channels = scale, tuple(layers), by_channels
 
     def forward(self, prediction: Features, target: Features) -> Tensor:
         """Compare features by name; no gradient flows into the target.
 
         Args:
-            prediction: Activations (B, C, H, W) of the five layers, of the filled images.
+            prediction: Activations (B, C, H, W) of the layers, of the filled images.
             target: The same of the complete images.
 
         Returns:
             Scalar, float32, ≥ 0.
         """
         losses = []
-        for name in PERCEPTUAL_LAYERS:
+        for name in self.layers:
             found_BCHW, wanted_BCHW = scaled_pair(prediction[name], target[name], self.scale)
-            losses.append((found_BCHW - wanted_BCHW).abs().mean())
+            weight = 1e3 / found_BCHW.shape[1] ** 2 if self.by_channels else 1.0
+            losses.append(weight * (found_BCHW - wanted_BCHW).abs().mean())
         return torch.stack(losses).sum()
 
 
@@ -58,16 +66,17 @@ class StyleLoss(nn.Module):
 
     Args:
         scale: As in :class:`PerceptualLoss`.
+        layers: Which activations are compared.
     """
 
-    def __init__(self, scale: FeatureScale = "none") -> None:
+    def __init__(self, scale: FeatureScale = "none", layers: Sequence[str] = STYLE_LAYERS) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.layers = scale, tuple(layers)
 
     def forward(self, prediction: Features, target: Features) -> Tensor:
         """Compare Gram matrices; arguments and result as in :class:`PerceptualLoss`."""
         losses = []
-        for name in STYLE_LAYERS:
+        for name in self.layers:
             found_BCHW, wanted_BCHW = scaled_pair(prediction[name], target[name], self.scale)
             losses.append((gram_matrix(found_BCHW) - gram_matrix(wanted_BCHW)).abs().mean())
         return torch.stack(losses).sum()

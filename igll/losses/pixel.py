@@ -1,4 +1,4 @@
-"""Local loss: what the hole's pixels are off by (section 3.6)."""
+"""Pixel losses: what the hole's pixels are off by (section 3.6), and the whole frame's, as peers have it."""
 
 from __future__ import annotations
 
@@ -28,3 +28,34 @@ class LocalL1Loss(nn.Module):
         difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs() * mask_B1HW
         values = mask_B1HW.sum() * prediction_BCHW.shape[1]
         return difference_BCHW.sum() / values.clamp(min=1)
+
+
+class WholeL1Loss(nn.Module):
+    r"""Mean absolute difference over the whole frame, known pixels included.
+
+    .. math:: L_{whole} = \overline{|\hat I - I|} \quad\text{or}\quad \overline{|\hat I - I|} / \overline{M}
+
+    Args:
+        per_hole: Divide by the hole's share of the batch, as HINT's code does, so that small holes count.
+    """
+
+    def __init__(self, per_hole: bool = False) -> None:
+        super().__init__()
+        self.per_hole = per_hole
+
+    def forward(self, prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Compare everywhere.
+
+        Args:
+            prediction_BCHW: What the network painted, or its composite, in [-1, 1].
+            target_BCHW: Complete images in [-1, 1].
+            mask_B1HW: 1 = missing.
+
+        Returns:
+            Scalar, float32, ≥ 0.
+        """
+        distance = (prediction_BCHW.float() - target_BCHW.float()).abs().mean()
+        if not self.per_hole:
+            return distance
+        mask_B1HW = mask_B1HW.float()
+        return distance / mask_B1HW.mean().clamp(min=1 / mask_B1HW[0].numel())

@@ -109,8 +109,15 @@ def response_centres(response_BCHW: Tensor) -> Tensor:
 class FeatureMatchingLoss(nn.Module):
     r"""Distance of a discriminator's activations (arXiv 2002.02609; Wang et al. 2018).
 
-    .. math:: L_{fm} = \sum_l \frac{1}{N_l} \| D_l(\hat I) - D_l(I) \|_1
+    .. math:: L_{fm} = \sum_l \frac{w_l}{N_l} \| D_l(\hat I) - D_l(I) \|_1
+
+    Args:
+        by_channels: :math:`w_l = 10^3 / C_l^2`, as in DMFN's published code; else 1.
     """
+
+    def __init__(self, by_channels: bool = False) -> None:
+        super().__init__()
+        self.by_channels = by_channels
 
     def forward(self, prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """Compare activations layer by layer; no gradient flows into the target.
@@ -123,7 +130,8 @@ class FeatureMatchingLoss(nn.Module):
             Scalar, float32, ≥ 0.
         """
         distances = [
-            (found.float() - wanted.detach().float()).abs().mean()
+            (1e3 / found.shape[1] ** 2 if self.by_channels else 1.0)
+            * (found.float() - wanted.detach().float()).abs().mean()
             for found, wanted in zip(prediction, target, strict=True)
         ]
         return torch.stack(distances).sum()

@@ -39,7 +39,7 @@ def masks(*boxes: Rectangle, size: int = 64) -> Tensor:
 def test_any_size_is_judged(height: int, width: int) -> None:
     net = discriminator()
     with torch.no_grad():
-        logits_B1, features = net(images(height, width), edges(height, width))
+        logits_B1, features, _ = net(images(height, width), edges(height, width))
     assert logits_B1.shape == (2, 1) and logits_B1.isfinite().all()
     assert len(features) == 6 + 5
     for level, feature in enumerate(features):
@@ -74,7 +74,7 @@ def test_equals_the_layers_written_out(height: int, width: int) -> None:
     assert [vector_BF.shape for vector_BF in both_BF] == [(2, 512)] * 2
     expected_B1 = F.linear(torch.cat(both_BF, 1), net.judge.weight, net.judge.bias)
     with torch.no_grad():
-        assert torch.allclose(net(image, edge).logits_B1, expected_B1, rtol=0, atol=1e-12)
+        assert torch.allclose(net(image, edge).logits, expected_B1, rtol=0, atol=1e-12)
 
 
 def test_the_local_net_sees_each_images_own_rectangle() -> None:
@@ -93,7 +93,7 @@ def test_the_local_net_sees_each_images_own_rectangle() -> None:
             assert torch.equal(feature, reference)
         for feature, reference in zip(judged.features[:6], whole.features[:6], strict=True):
             assert torch.equal(feature, reference)
-        assert not torch.equal(judged.logits_B1, whole.logits_B1)
+        assert not torch.equal(judged.logits, whole.logits)
 
         outside = masks(*boxes).expand_as(image) == 0
         changed = net(torch.where(outside, -image, image), edge, boxes)
@@ -110,11 +110,9 @@ def test_edges_condition_the_judgement_or_are_left_out() -> None:
     image, edge = images(64, 64), edges(64, 64)
     with torch.no_grad():
         net = discriminator("none")
-        assert not torch.allclose(
-            net(image, edge).logits_B1, net(image, 1 - edge).logits_B1, rtol=0, atol=1e-6
-        )
+        assert not torch.allclose(net(image, edge).logits, net(image, 1 - edge).logits, rtol=0, atol=1e-6)
         plain = discriminator("none", edge=False)
-        assert plain(image).logits_B1.shape == (2, 1)
+        assert plain(image).logits.shape == (2, 1)
     for judge, channels in ((net, 4), (plain, 3)):
         assert convolutions(judge.whole)[0].in_channels == channels
         assert convolutions(judge.local)[0].in_channels == channels
@@ -133,7 +131,7 @@ def test_gradients_reach_the_image_and_every_parameter(norm: Norm, channels: int
     net = discriminator(norm, channels=channels)
     image = images(64, 64, channels=channels).requires_grad_()
     judged = net(image, edges(64, 64), [Rectangle(0, 0, 32, 32)] * 2)
-    judged.logits_B1.square().sum().backward()
+    judged.logits.square().sum().backward()
     assert image.grad is not None and image.grad.isfinite().all() and image.grad.any()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -169,9 +167,9 @@ def test_each_image_is_judged_as_if_alone(norm: Norm) -> None:
     boxes = [Rectangle(3, 20, 32, 32), Rectangle(30, 0, 32, 32)]
     image, edge = images(64, 64), edges(64, 64)
     with torch.no_grad():
-        together_B1 = net(image, edge, boxes).logits_B1
+        together_B1 = net(image, edge, boxes).logits
         for i in range(2):
-            alone = net(image[i : i + 1], edge[i : i + 1], boxes[i : i + 1]).logits_B1
+            alone = net(image[i : i + 1], edge[i : i + 1], boxes[i : i + 1]).logits
             assert torch.allclose(together_B1[i : i + 1], alone, rtol=0, atol=1e-6)
 
 
