@@ -1,5 +1,38 @@
 """Methods to compare with."""
 
-from igll.baselines.classical import CLASSICAL, fill_nodata, mean_of_known
+from __future__ import annotations
 
-__all__ = ["CLASSICAL", "fill_nodata", "mean_of_known"]
+from collections.abc import Callable
+from typing import Final
+
+from torch import Tensor
+
+from igll.baselines.classical import fill_nodata, mean_of_known, nearest
+from igll.baselines.libraries import biharmonic, navier_stokes, patch_match, telea
+from igll.baselines.tensor import halrtc, tensor_nuclear_norm
+
+CLASSICAL: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "mean_of_known": mean_of_known,
+    "nearest": nearest,
+    "fill_nodata": fill_nodata,
+    "telea": telea,
+    "navier_stokes": navier_stokes,
+    "biharmonic": biharmonic,
+    "patch_match": patch_match,
+    "halrtc": halrtc,
+    "tensor_nuclear_norm": tensor_nuclear_norm,
+}
+"""Fillings without training by the name they have in tables and configuration."""
+
+__all__ = [
+    "CLASSICAL",
+    "biharmonic",
+    "fill_nodata",
+    "halrtc",
+    "mean_of_known",
+    "navier_stokes",
+    "nearest",
+    "patch_match",
+    "telea",
+    "tensor_nuclear_norm",
+]

@@ -1,4 +1,4 @@
-"""The floors: against NumPy and against rasterio band by band."""
+"""What all fillings promise; the simplest ones against NumPy and against rasterio band by band."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from igll.baselines import CLASSICAL, fill_nodata, mean_of_known
+from igll.baselines import CLASSICAL, fill_nodata, mean_of_known, nearest
 from igll.errors import InputError
+from tests.baselines.cases import holes
 
 EVERY = pytest.mark.parametrize("fill", CLASSICAL.values(), ids=CLASSICAL)
 
 
-def _case(seed: int = 0, channels: int = 3) -> tuple[Tensor, Tensor]:
-    """Three images in [-1, 1] with a block, scattered pixels, and no hole at all."""
-    rng = np.random.default_rng(seed)
-    image = torch.from_numpy(rng.uniform(-1, 1, (3, channels, 30, 41))).float()
-    mask = torch.zeros(3, 1, 30, 41)
-    mask[0, :, 4:22, 10:41] = 1  # reaches the border
-    mask[1] = torch.from_numpy(rng.random((1, 30, 41)) < 0.4)
-    return image, mask
-
-
 def test_the_registry():
-    assert {"mean_of_known": mean_of_known, "fill_nodata": fill_nodata} == CLASSICAL
+    assert all(fill.__name__ == name for name, fill in CLASSICAL.items())
+    assert list(CLASSICAL) == [
+        "mean_of_known",
+        "nearest",
+        "fill_nodata",
+        "telea",
+        "navier_stokes",
+        "biharmonic",
+        "patch_match",
+        "halrtc",
+        "tensor_nuclear_norm",
+    ]
 
 
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3, 7])
 def test_known_pixels_stay_and_what_is_under_the_mask_is_never_seen(fill, channels):
-    image, mask = _case(channels=channels)
+    image, mask = holes(channels=channels)
     before = image.clone()
     filled = fill(image, mask)
     assert torch.equal(image, before)
@@ -45,9 +46,71 @@ def test_known_pixels_stay_and_what_is_under_the_mask_is_never_seen(fill, channe
         assert torch.equal(fill(image.masked_fill(mask > 0.5, hidden), mask), filled)
 
 
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype_comes_back(fill, dtype):
+    image, mask = holes()
+    image = image.to(dtype)
+    filled = fill(image, mask.to(dtype))
+    assert filled.dtype == dtype and filled.isfinite().all()
+    assert torch.equal(filled[2], image[2])
+    known = (mask < 0.5).expand_as(image)
+    assert torch.equal(filled[known], image[known])
+
+
+@EVERY
+def test_fillings_follow_brightness_and_contrast(fill):
+    """Of each channel by itself, as bands of a satellite have."""
+    rng = np.random.default_rng(3)
+    image = torch.from_numpy(rng.integers(0, 256, (1, 3, 24, 30))).double()
+    image[..., 0, 0], image[..., 0, 1] = 0, 255  # so that 8 bits hold the known values exactly
+    mask = torch.zeros(1, 1, 24, 30)
+    mask[..., 6:18, 8:22] = 1
+    gain = torch.tensor([1 / 255, 40.0, 3e-4]).double()[:, None, None]
+    offset = torch.tensor([-0.5, 7000.0, 0.0]).double()[:, None, None]
+    changed = (fill(image * gain + offset, mask) - offset) / gain
+    assert float((changed - fill(image, mask)).abs().max()) < 0.01  # of 255
+
+
+@EVERY
+def test_a_constant_image_is_continued(fill):
+    mask = holes()[1]
+    image = torch.full((3, 2, 30, 41), 1234.5)
+    image[:, 1] = 0.1
+    assert torch.allclose(fill(image.masked_fill(mask > 0.5, 9.0), mask), image, rtol=1e-6, atol=0)
+
+
+@EVERY
+def test_one_known_pixel_is_enough(fill):
+    mask = torch.ones(1, 1, 9, 12)
+    mask[..., 3, 4] = 0
+    image = torch.rand((1, 3, 9, 12), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(fill(image, mask), image[..., 3:4, 4:5].expand_as(image), rtol=1e-6)
+
+
+@EVERY
+def test_images_are_filled_each_for_itself(fill):
+    image, mask = holes()
+    together = fill(image, mask)
+    for index in range(3):
+        alone = fill(image[index : index + 1], mask[index : index + 1])
+        assert torch.equal(alone[0], together[index])
+
+
+def test_nearest_is_nearest():
+    image, mask = holes()
+    filled = nearest(image, mask)
+    for b in range(2):
+        known = np.argwhere(mask[b, 0].numpy() < 0.5)
+        for y, x in np.argwhere(mask[b, 0].numpy() > 0.5)[::7]:
+            squares = ((known - (y, x)) ** 2).sum(1)
+            closest = known[squares == squares.min()]
+            assert any(torch.equal(filled[b, :, y, x], image[b, :, v, u]) for v, u in closest)
+
+
 @pytest.mark.parametrize("scale", [1.0, 10_000.0])
 def test_mean_of_known_equals_numpy(scale):
-    image, mask = _case()
+    image, mask = holes()
     image = image * scale + scale  # a range of its own
     filled = mean_of_known(image, mask)
     for b in range(2):
@@ -60,7 +123,7 @@ def test_mean_of_known_equals_numpy(scale):
 def test_fill_nodata_equals_rasterio_band_by_band():
     from rasterio.fill import fillnodata
 
-    image, mask = _case()
+    image, mask = holes()
     filled = fill_nodata(image, mask).numpy()
     for b in range(2):
         hole = mask[b, 0].numpy() > 0.5
@@ -78,15 +141,25 @@ def test_fill_nodata_reaches_across_any_hole():
     assert torch.equal(fill_nodata(image.masked_fill(mask > 0.5, 9.0), mask), image)
 
 
-def test_fill_nodata_without_rasterio(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rasterio.fill", None)
-    with pytest.raises(InputError, match=r"rasterio; pip install \"igll\[geo\]\""):
-        fill_nodata(*_case())
+@pytest.mark.parametrize(
+    ("name", "module", "message"),
+    [
+        ("fill_nodata", "rasterio.fill", r'rasterio; pip install "igll\[geo\]"'),
+        ("telea", "cv2", r'opencv-python-headless; pip install "igll\[baselines\]"'),
+        ("navier_stokes", "cv2", r'opencv-python-headless; pip install "igll\[baselines\]"'),
+        ("biharmonic", "skimage.restoration", r'scikit-image; pip install "igll\[baselines\]"'),
+        ("patch_match", "patchmatch", r'pypatchmatch .*; pip install "igll\[baselines\]"'),
+    ],
+)
+def test_without_the_package(name, module, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=f"^{name}: needs the package {message}$"):
+        CLASSICAL[name](*holes())
 
 
 @EVERY
 def test_masks_that_do_not_fit(fill):
-    image, mask = _case()
+    image, mask = holes()
     with pytest.raises(InputError, match="mask: needs the shape"):
         fill(image, mask[..., :-1])
     mask[1] = 1
