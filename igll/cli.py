@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from igll.errors import InputError, NumericsError, OutputError
 
@@ -46,19 +46,30 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-eval``; a first argument out of ``EVAL_COMMANDS`` names another task."""
+    from igll.schema import ClassicalName
+
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in EVAL_COMMANDS:
         EVAL_COMMANDS[given[0]](given[1:])
     parser = argparse.ArgumentParser(
         "igll-eval",
-        description="Measure a trained network on a test set.",
+        description="Measure a trained network, or methods without training, on a test set.",
         epilog=f"Also: igll-eval {{{','.join(EVAL_COMMANDS)}}} --help",
     )
     parser.add_argument("--config", required=True, help="YAML file that names data, masks and metrics")
-    parser.add_argument("--checkpoint", required=True, help="checkpoint written by igll-train")
+    parser.add_argument("--checkpoint", help="checkpoint written by igll-train; optional with --method")
+    parser.add_argument(
+        "--method",
+        action="append",
+        choices=get_args(ClassicalName),
+        metavar="NAME",
+        help=f"a method without training, besides eval.floors: {', '.join(get_args(ClassicalName))}",
+    )
     parser.add_argument("--out", required=True, help="folder for metrics.json, the table and the pictures")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
     options = parser.parse_intermixed_args(given)
+    if options.checkpoint is None and not options.method:
+        parser.error("name a --checkpoint, or a --method that needs none")
 
     def work() -> int:
         from igll.config import load_config
@@ -66,7 +77,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         config = load_config(options.config, options.overrides)
         from igll.engine.evaluate import evaluate as run
 
-        run(config, options.checkpoint, Path(options.out))
+        run(config, options.checkpoint, Path(options.out), options.method or ())
         return 0
 
     exit_with(work)

@@ -6,9 +6,11 @@ from typing import Any
 
 from igll.baselines.dmfn import DMFN
 from igll.baselines.han import HAN
+from igll.baselines.hifill import HiFill
 from igll.baselines.hint import HINT
 from igll.config import DiscriminatorConfig, ModelConfig
-from igll.models.discriminator import Discriminator, PatchDiscriminator
+from igll.models.critics import AnyDiscriminator, Critic, PatchDiscriminator
+from igll.models.discriminator import Discriminator
 from igll.models.generator import Generator
 from igll.models.interface import InpaintingNetwork
 
@@ -36,16 +38,19 @@ def build_generator(config: ModelConfig) -> InpaintingNetwork:
         case "dmfn24":
             return DMFN(**settings, variant="unofficial")
         case "hifill":
-            raise NotImplementedError
+            return HiFill(**settings)
         case "han":
             return HAN(**settings)
         case "hint":
             return HINT(**settings)
 
 
-def build_discriminator(
-    config: DiscriminatorConfig, image_channels: int
-) -> Discriminator | PatchDiscriminator:
+def build_discriminator(config: DiscriminatorConfig, image_channels: int) -> AnyDiscriminator:
     """Build the discriminator for images of so many channels."""
-    kind = PatchDiscriminator if config.name == "patch" else Discriminator
-    return kind(image_channels, config.width, config.norm, config.edge)
+    match config.name:
+        case "strided":
+            return Discriminator(image_channels, config.width, config.norm, config.edge)
+        case "patch":
+            return PatchDiscriminator(image_channels, config.width, config.norm, config.edge)
+        case "critic":
+            return Critic(image_channels, config.width, config.edge)

@@ -127,7 +127,7 @@ class ModelConfig(Section):
 class DiscriminatorConfig(Section):
     """The discriminator."""
 
-    name: Literal["strided", "patch"] = "strided"
+    name: Literal["strided", "patch", "critic"] = "strided"
     width: Annotated[int, Field(ge=4, le=256)] = 64
     norm: Literal["none", "batch", "spectral"] = "spectral"
     edge: bool = True
@@ -185,6 +185,7 @@ class MaskConfig(Section):
     hole: Literal["white", "black", "nonzero"] = "white"
 
 
+AdversarialForm = Literal["relativistic", "non_saturating", "least_squares", "wasserstein"]
 LayerName = Annotated[str, Field(pattern=r"^relu(1_[12]|2_[12]|[345]_[1234])$")]
 
 
@@ -193,6 +194,7 @@ class LossConfig(Section):
 
     local: Weight = 1.0
     pixel: Weight = 1.0
+    staged: Weight = 0.0
     whole: Weight = 0.0
     whole_per_hole: bool = False
     perceptual: Weight = 1.0
@@ -213,7 +215,10 @@ class LossConfig(Section):
     ]
     style_of: Literal["frame", "hole"] = "frame"
     adversarial: Weight = 0.03
-    adversarial_form: Literal["relativistic", "non_saturating", "least_squares"] = "relativistic"
+    adversarial_form: Literal["relativistic", "non_saturating", "least_squares", "wasserstein"] = (
+        "relativistic"
+    )
+    gradient_penalty: Weight = 10.0
     judged: Literal["composite", "prediction"] = "composite"
     svd: Weight = 1.0
     svd_discriminator: bool = True
@@ -259,6 +264,19 @@ class TrainConfig(Section):
     checkpoint_every: Positive = 1_000
 
 
+ClassicalName = Literal[
+    "mean_of_known",
+    "nearest",
+    "fill_nodata",
+    "telea",
+    "navier_stokes",
+    "biharmonic",
+    "patch_match",
+    "halrtc",
+    "tensor_nuclear_norm",
+]
+
+
 class EvalConfig(Section):
     """The evaluation."""
 
@@ -269,7 +287,7 @@ class EvalConfig(Section):
     ] = ["psnr", "psnr_hole", "ssim", "ms_ssim", "lpips", "fid", "kid"]
     lpips_net: Literal["alex", "vgg", "squeeze"] = "alex"
     fd_weights: str | None = None
-    floors: list[Literal["mean_of_known", "fill_nodata"]] = ["mean_of_known"]
+    floors: list[ClassicalName] = ["mean_of_known"]
     pictures: Annotated[int, Field(ge=0, le=64)] = 8
 
 

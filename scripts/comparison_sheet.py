@@ -1,9 +1,10 @@
-"""Lays the fillings of several checkpoints side by side, like the paper's Figure 7, as PNG and PDF.
+"""Lays the fillings of several methods side by side, like the paper's Figure 7, as PNG and PDF.
 
-Usage: python scripts/comparison_sheet.py --config C --checkpoints A B ... --names ... --out sheet.png
+Usage: python scripts/comparison_sheet.py --config C --methods M ... --checkpoints A B ... --out sheet.png
 
-Rows are test images of the config, columns the masked input, the checkpoints and the truth; --difference adds
-difference maps. Checkpoints that see the ground truth's edges are labelled "oracle edges".
+Rows are test images of the config, columns the masked input, the methods without training, the checkpoints
+and the truth; --difference adds difference maps. Checkpoints that see the ground truth's edges are labelled
+"oracle edges".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from igll.baselines import CLASSICAL
 from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.comparison_sheet import SheetRequest, comparison_sheet
@@ -21,7 +23,15 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("comparison_sheet", description="Lay fillings side by side.")
     parser.add_argument("--config", required=True, help="YAML file that names data and masks")
-    parser.add_argument("--checkpoints", nargs="+", required=True, help="written by igll-train")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="written by igll-train")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        choices=CLASSICAL,
+        metavar="NAME",
+        help=f"without training: {', '.join(CLASSICAL)}",
+    )
     parser.add_argument("--names", nargs="+", help="one per checkpoint (default: the run's folder)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--cases", type=int, default=6, help="number of test images, evenly spread")
@@ -41,7 +51,13 @@ def main(arguments: list[str]) -> int:
     options = read_arguments(arguments)
     names = options.names or [Path(path).resolve().parent.parent.name for path in options.checkpoints]
     request = SheetRequest(
-        options.checkpoints, names, options.cases, options.images, options.difference, options.full
+        options.checkpoints,
+        names,
+        options.methods,
+        options.cases,
+        options.images,
+        options.difference,
+        options.full,
     )
     comparison_sheet(load_config(options.config, options.set), request, options.out)
     print(f"written: {options.out.with_suffix('.png')} and .pdf")

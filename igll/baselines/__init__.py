@@ -24,8 +24,22 @@ CLASSICAL: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 }
 """Fillings without training by the name they have in tables and configuration."""
 
+CLASSICAL_TITLES: Final[dict[str, str]] = {
+    "mean_of_known": "mean of known",
+    "nearest": "nearest pixel",
+    "fill_nodata": "GDAL fill-nodata",
+    "telea": "Telea",
+    "navier_stokes": "Navier–Stokes",
+    "biharmonic": "biharmonic",
+    "patch_match": "PatchMatch",
+    "halrtc": "HaLRTC",
+    "tensor_nuclear_norm": "tensor nuclear norm",
+}
+"""What tables call them."""
+
 __all__ = [
     "CLASSICAL",
+    "CLASSICAL_TITLES",
     "biharmonic",
     "fill_nodata",
     "halrtc",

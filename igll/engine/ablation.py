@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from igll.config import Config, load_config, save_config
 from igll.engine.evaluate import evaluate
+from igll.engine.reuse import assignment, check_same_run, is_measured
 from igll.engine.state import flat
 from igll.engine.train import train
 from igll.errors import InputError
@@ -39,13 +40,6 @@ ABLATIONS = (
     Ablation("without_svd", "w/o SVD loss", ("losses.svd", "losses.svd_discriminator")),
 )
 
-# What may change between two calls for the same folder: the budget, the evaluation, and where things are.
-_MAY_CHANGE = (
-    "allow_download", "device", "edges.weights", "edges.cache", "data.root", "data.workers",
-    "data.test_limit", "losses.vgg_weights", "train.epochs", "train.max_steps", "train.threads",
-    "train.log_every", "train.sheet_every", "train.eval_every", "train.eval_images", "train.checkpoint_every",
-)  # fmt: skip
-
 
 def run_ablation(configs: Path, out: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> int:
     """Train and measure the rows one after the other, and write Table 4 after each.
@@ -69,12 +63,12 @@ def run_ablation(configs: Path, out: Path, overrides: Sequence[str] = (), only: 
     chosen = {ablation.name: load_row(configs, ablation, overrides) for ablation in ABLATIONS}
     rows = [ablation for ablation in ABLATIONS if not only or ablation.name in only]
     for ablation in rows:
-        _check_same_run(out / ablation.name, chosen[ablation.name])
+        check_same_run(out / ablation.name, chosen[ablation.name])
     make_folder(out)
     for number, ablation in enumerate(rows, start=1):
         run, config = out / ablation.name, chosen[ablation.name]
         head = f"[{number}/{len(rows)}] {ablation.name} ({ablation.row})"
-        if is_measured(run, config):
+        if _is_measured(run, config):
             print(f"{head}: done before; to measure it again, delete {run / 'eval'}", flush=True)
             continue
         print(f"{head}: training", flush=True)
@@ -105,49 +99,20 @@ def load_row(configs: Path, ablation: Ablation, overrides: Sequence[str]) -> Con
     alike = [key for key in ablation.keys if mine[key] == theirs[key]]
     if alike:
         raise InputError(
-            f"{_assignment(alike[0], mine[alike[0]])}: then '{ablation.row}' differs from the full model no "
+            f"{assignment(alike[0], mine[alike[0]])}: then '{ablation.row}' differs from the full model no "
             "more; leave this key alone"
         )
     return config
 
 
-def is_measured(run: Path, config: Config) -> bool:
+def _is_measured(run: Path, config: Config) -> bool:
     """Whether a row was trained and measured with just these settings, and not trained further since."""
-    checkpoint, result = run / "checkpoints" / "last.pt", run / "eval" / "metrics.json"
-    settings = run / "eval" / "config.yaml"
-    if not (checkpoint.exists() and result.exists() and settings.exists()):
-        return False
-    return checkpoint.stat().st_mtime <= result.stat().st_mtime and load_config(settings) == config
+    checkpoint = run / "checkpoints" / "last.pt"
+    return checkpoint.exists() and is_measured(run / "eval", config, checkpoint)
 
 
 def collect(out: Path, chosen: dict[str, Config]) -> PaperTable:
     """Table 4 of the rows that are measured with these settings; the others are "not run"."""
-    done = [ablation for ablation in ABLATIONS if is_measured(out / ablation.name, chosen[ablation.name])]
+    done = [ablation for ablation in ABLATIONS if _is_measured(out / ablation.name, chosen[ablation.name])]
     results = read_results([out / ablation.name / "eval" / "metrics.json" for ablation in done])
     return table4({ablation.row: result for ablation, (_, result) in zip(done, results, strict=True)})
-
-
-def _check_same_run(run: Path, config: Config) -> None:
-    """Refuse to go on with a row that was begun with other settings: it would be neither one nor the other.
-
-    Raises:
-        InputError: Names the first setting that differs.
-    """
-    settings = run / "config.yaml"
-    if not (run / "checkpoints" / "last.pt").exists() or not settings.exists():
-        return
-    before, now = flat(load_config(settings).model_dump()), flat(config.model_dump())
-    for key, value in now.items():
-        if value != before[key] and not key.startswith("eval.") and key not in _MAY_CHANGE:
-            raise InputError(
-                f"{run}: was begun with {_assignment(key, before[key])}, and now it is {_plain(value)}; "
-                "choose another --out, or say the same as before"
-            )
-
-
-def _assignment(key: str, value: Any) -> str:
-    return f"{key}={_plain(value)}"
-
-
-def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)

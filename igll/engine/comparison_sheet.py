@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
+from igll.baselines import CLASSICAL_TITLES
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
-from igll.engine.evaluate import check_apart, edge_settings
+from igll.engine.evaluate import check_apart, classical_fill, edge_settings
 from igll.engine.validate import fill_sample, to_picture, to_unit
 from igll.errors import InputError
 from igll.report.canvas import check_ending, sheet_as_pdf
@@ -36,6 +37,7 @@ class SheetRequest:
     Attributes:
         checkpoints: Written by igll-train.
         names: Column titles, one per checkpoint.
+        methods: Methods without training, out of ``CLASSICAL``; their columns come first.
         cases: Number of test images, evenly spread over the test set.
         images: Names of test images instead, as results list them.
         difference: A row of difference maps below each case.
@@ -44,6 +46,7 @@ class SheetRequest:
 
     checkpoints: Sequence[str]
     names: Sequence[str]
+    methods: Sequence[str] = ()
     cases: int = 6
     images: Sequence[str] = ()
     difference: bool = False
@@ -78,12 +81,17 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
         OutputError: A file cannot be written.
     """
     check_ending(out)
-    if not request.checkpoints or len(request.checkpoints) != len(request.names):
+    if len(request.checkpoints) != len(request.names):
         raise InputError(f"--names: {len(request.names)} for {len(request.checkpoints)} checkpoints")
+    if not request.checkpoints and not request.methods:
+        raise InputError("nothing to show; name a checkpoint, or a method without training")
     cases = _chosen(build_dataset(config, "test"), request)
     columns = [
-        _fill(config, checkpoint, name, cases)
-        for checkpoint, name in zip(request.checkpoints, request.names, strict=True)
+        *(_without_training(name, cases) for name in request.methods),
+        *(
+            _fill(config, checkpoint, name, cases)
+            for checkpoint, name in zip(request.checkpoints, request.names, strict=True)
+        ),
     ]
     samples = [cases[index] for index in range(len(cases))]
     truths = [to_picture(to_unit(sample["target"])) for sample in samples]
@@ -106,6 +114,15 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
     sheet = picture_sheet(rows, heads, titles, out.with_suffix(".png"), cell, caption)
     sheet_as_pdf(sheet, out.with_suffix(".pdf"))
     return sheet
+
+
+def _without_training(name: str, cases: InpaintingDataset) -> _Column:
+    """Fill every case with a method without training."""
+    fill = classical_fill(name)
+    samples = (default_collate([cases[index]]) for index in range(len(cases)))
+    return _Column(
+        CLASSICAL_TITLES[name], False, [to_picture(to_unit(fill(sample))[0]) for sample in samples]
+    )
 
 
 def _chosen(dataset: InpaintingDataset, request: SheetRequest) -> InpaintingDataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from igll.baselines import CLASSICAL
+from igll.baselines import CLASSICAL, CLASSICAL_TITLES
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
@@ -25,16 +25,16 @@ from igll.engine.protocol import ProtocolRecorder
 from igll.engine.validate import fill_sample, to_picture, to_unit
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error
+from igll.models import InpaintingNetwork
+from igll.registry import TITLES
 from igll.report.figures import paint_hole, picture_sheet
 from igll.report.files import write_csv, write_json, write_text
 from igll.report.tables import Column, markdown_table, metric_columns, text_table
 from igll.storage import make_folder
 
 Fill = Callable[[Sample], Tensor]
-NETWORK = "IGLL"
 PER_IMAGE = "per_image.csv"
 SMALLEST_FID_SET = 2048  # as many images as features: below, the covariance has no full rank
-TITLES = {"mean_of_known": "mean of known", "fill_nodata": "GDAL fill-nodata"}
 
 
 @dataclass
@@ -62,8 +62,10 @@ class Method:
         return {"method": self.name, "oracle": self.oracle, "unavailable": self.suite.unavailable, **means}
 
 
-def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
-    """Measure a checkpoint on the test part of a dataset.
+def evaluate(
+    config: Config, checkpoint: str | None, out: Path, methods: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure a checkpoint, methods without training or both on the test part of a dataset.
 
     Writes ``metrics.json``, ``table.md``, ``per_image.csv`` and ``pictures.png`` below ``out`` and prints
     the table and the protocol's name and hash. Metrics are taken of 8-bit composites, as a file would hold
@@ -71,8 +73,9 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
 
     Args:
         config: Data, masks and metrics. The network's own settings come from the checkpoint.
-        checkpoint: Checkpoint written by igll-train.
+        checkpoint: Checkpoint written by igll-train, or None for methods without training alone.
         out: Folder for the results.
+        methods: Methods without training, out of ``CLASSICAL``, besides those in ``eval.floors``.
 
     Returns:
         The content of ``metrics.json``.
@@ -81,39 +84,67 @@ def evaluate(config: Config, checkpoint: str, out: Path) -> dict[str, Any]:
         InputError: If the input has to change; see the message.
     """
     device = choose_device(config.device)
-    generator, trained, step = load_generator(checkpoint, config.eval.weights, device)
-    check_apart(config, trained, checkpoint)
-    config = config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
+    network = None if checkpoint is None else load_generator(checkpoint, config.eval.weights, device)
+    config = _settings(config, checkpoint, None if network is None else network[1])
+    names = list(dict.fromkeys([*config.eval.floors, *methods]))
+    if not names and network is None:
+        raise InputError("nothing to measure; name a checkpoint, or a method without training")
     make_folder(out)
     dataset = _open_data(config, device)
     config, notes = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
 
-    methods = [Method(TITLES[name], _classical(name), _suite(config, device)) for name in config.eval.floors]
-    suite = _suite(config, device)
-    methods.append(Method(NETWORK, lambda sample: fill_sample(generator, sample, device), suite, oracle))
+    measured = [
+        Method(CLASSICAL_TITLES[name], classical_fill(name), _suite(config, device)) for name in names
+    ]
+    if network is not None:
+        generator, trained, _ = network
+        suite = _suite(config, device)
+        title = TITLES[trained.model.name]
+        measured.append(Method(title, lambda sample: fill_sample(generator, sample, device), suite, oracle))
     recorder = ProtocolRecorder()
-    pictures = _measure(methods, dataset, config, recorder)
+    pictures = _measure(measured, dataset, config, recorder)
     protocol = recorder.protocol(dataset, config)
 
-    rows = [method.row() for method in methods]
+    rows = [method.row() for method in measured]
     result = {
-        "checkpoint": str(checkpoint),
-        "step": step,
-        "weights": config.eval.weights if trained.train.ema_decay else "raw",
-        "structure_prior": trained.model.structure_prior,
+        **_origin(config, checkpoint, network),
         "label": "oracle edges" if oracle else "",
         "protocol": protocol.to_json(),
         "images": len(dataset),
         "data": config.data.model_dump(),
         "mask": config.mask.model_dump(),
         "lpips_net": config.eval.lpips_net,
-        "methods": {row["method"]: _numbers(row, method) for row, method in zip(rows, methods, strict=True)},
-        "unavailable": methods[-1].suite.unavailable,
+        "methods": {row["method"]: _numbers(row, way) for row, way in zip(rows, measured, strict=True)},
+        "unavailable": measured[-1].suite.unavailable,
         "notes": notes,
     }
-    _write(result, rows, methods, dataset, pictures, config, out)
+    _write(result, rows, measured, dataset, pictures, config, out)
     return result
+
+
+def _settings(config: Config, checkpoint: str | None, trained: Config | None) -> Config:
+    """The configuration with the network's own settings; without a network, with one that sees no edges."""
+    if checkpoint is None or trained is None:
+        blind = config.model.model_copy(update={"structure_prior": "none"})
+        return config.model_copy(update={"model": blind})
+    check_apart(config, trained, checkpoint)
+    return config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
+
+
+def _origin(
+    config: Config, checkpoint: str | None, network: tuple[InpaintingNetwork, Config, int] | None
+) -> dict[str, Any]:
+    """Which network was measured; all None without one."""
+    if network is None:
+        return {"checkpoint": None, "step": None, "weights": None, "structure_prior": None}
+    _, trained, step = network
+    return {
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "weights": config.eval.weights if trained.train.ema_decay else "raw",
+        "structure_prior": trained.model.structure_prior,
+    }
 
 
 def _with_kid(config: Config, images: int) -> tuple[Config, list[str]]:
@@ -184,7 +215,8 @@ def _open_data(config: Config, device: torch.device) -> InpaintingDataset:
     return dataset
 
 
-def _classical(name: str) -> Fill:
+def classical_fill(name: str) -> Fill:
+    """A method without training, by its name, for batches of a dataset."""
     fill = CLASSICAL[name]
 
     def fill_known(sample: Sample) -> Tensor:

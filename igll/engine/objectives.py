@@ -22,12 +22,15 @@ from igll.losses import (
     RelativisticAverageLoss,
     SelfGuidedRegressionLoss,
     SingularValueLoss,
+    StagedL1Loss,
     StyleLoss,
     VGGFeatures,
+    WassersteinGradientPenaltyLoss,
     WholeL1Loss,
 )
 from igll.losses.released import ALIGNED_LAYER, GUIDED_LAYERS
-from igll.models.discriminator import Discriminator, Judgement, PatchDiscriminator, Rectangle
+from igll.models.critics import AnyDiscriminator
+from igll.models.discriminator import Judgement, Rectangle
 from igll.models.interface import GeneratorOutput
 
 Terms = dict[str, Tensor]
@@ -35,6 +38,7 @@ _ADVERSARIAL: dict[str, Callable[[], AdversarialLoss]] = {
     "relativistic": RelativisticAverageLoss,
     "non_saturating": NonSaturatingLoss,
     "least_squares": LeastSquaresLoss,
+    "wasserstein": WassersteinGradientPenaltyLoss,
 }
 
 
@@ -87,6 +91,7 @@ class Objectives(nn.Module):
         self.local = LocalL1Loss()
         self.singular_values = SingularValueLoss(config.svd_leading, config.svd_patch, config.svd_normalise)
         self.edge = EdgeCompletionLoss()
+        self.staged = StagedL1Loss()
         self.whole = WholeL1Loss(config.whole_per_hole)
         self.adversarial: AdversarialLoss = _ADVERSARIAL[config.adversarial_form]()
         self.perceptual = PerceptualLoss(
@@ -116,7 +121,7 @@ class Objectives(nn.Module):
     def weights(self) -> dict[str, float]:
         """Weight of each generator term."""
         names = (
-            "local", "pixel", "whole", "perceptual", "style", "adversarial", "svd", "edge",
+            "local", "pixel", "staged", "whole", "perceptual", "style", "adversarial", "svd", "edge",
             "self_guided", "alignment", "feature_matching",
         )  # fmt: skip
         return {name: getattr(self.config, name) for name in names}
@@ -146,6 +151,8 @@ class Objectives(nn.Module):
             terms["local"] = self.local(result, target, mask)
         if weights["pixel"]:
             terms["pixel"] = self.local(output.pixel_BCHW.float(), target, mask)
+        if weights["staged"]:
+            terms["staged"] = self.staged(output.predictions, target, mask)
         if weights["whole"]:
             terms["whole"] = self.whole(self.judged(output), target, mask)
         if weights["svd"]:
@@ -189,7 +196,7 @@ class Objectives(nn.Module):
 
     def discriminator(
         self,
-        discriminator: Discriminator | PatchDiscriminator,
+        discriminator: AnyDiscriminator,
         batch: Batch,
         result_BCHW: Tensor,
         conditional: bool,
@@ -201,4 +208,15 @@ class Objectives(nn.Module):
         gap = None
         if self.config.svd and self.config.svd_discriminator:
             gap = self.singular_values.gap_per_sample(result_BCHW.float(), batch.target_BCHW)
-        return self.adversarial.discriminator(real.logits, fake.logits, gap)
+        loss = self.adversarial.discriminator(real.logits, fake.logits, gap)
+        if isinstance(self.adversarial, WassersteinGradientPenaltyLoss) and self.config.gradient_penalty:
+            penalty = self.adversarial.gradient_penalty(
+                lambda between: discriminator(between, edge, batch.rectangles).logits,
+                batch.target_BCHW,
+                result_BCHW,
+                None,
+                # Torch's own generator, which a checkpoint brings back.
+                torch.default_generator,
+            )
+            loss = loss + self.config.gradient_penalty * penalty
+        return loss

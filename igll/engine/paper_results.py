@@ -9,6 +9,7 @@ from igll.engine.ablation import ABLATIONS
 from igll.engine.cost import measure_models
 from igll.engine.results import Results, load_results, require_same_task
 from igll.errors import InputError
+from igll.registry import TITLES
 from igll.report.paper_tables import PaperTable, read_results, table2, table4
 from igll.report.size_table import SizeTable
 from igll.storage import make_folder
@@ -60,7 +61,7 @@ def write_table3(out: Path) -> SizeTable:
     Args:
         out: Folder for the table as Markdown, CSV, LaTeX and JSON.
     """
-    table = SizeTable(measure_models())
+    table = SizeTable({TITLES[name]: measured for name, measured in measure_models().items()})
     make_folder(out)
     table.write(out)
     return table

@@ -14,8 +14,8 @@ from torch import nn
 from igll.config import Config, TrainConfig, build_config
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.errors import InputError
-from igll.models import Discriminator, InpaintingNetwork
-from igll.models.discriminator import PatchDiscriminator
+from igll.models import InpaintingNetwork
+from igll.models.critics import AnyDiscriminator
 from igll.registry import build_discriminator, build_generator
 
 
@@ -35,7 +35,7 @@ class TrainState:
 
     generator: InpaintingNetwork
     ema: InpaintingNetwork | None
-    discriminator: Discriminator | PatchDiscriminator | None
+    discriminator: AnyDiscriminator | None
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam | None
     step: int = 0

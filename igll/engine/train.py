@@ -57,7 +57,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
         )
 
     # Data: training crops and fixed validation images.
-    training, testing, detector = _open_data(config)
+    training, testing, detector = open_data(config)
     total_steps = _total_steps(config.train, len(training))
 
     # Networks, losses, optimisers; and where an earlier process left off.
@@ -73,7 +73,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     for dataset in (training, testing):
         if detector is not None and dataset.edges is not None:
             prepare_edge_maps(dataset, dataset.edges, detector, device)
-    batches = _batches(config, training, state.step, total_steps, device)
+    batches = training_batches(config, training, state.step, total_steps, device)
     validation = Validation(testing, config, out / "sheets", device)
 
     with RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, total_steps) as bar:
@@ -211,7 +211,7 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     return config.lr
 
 
-def _open_data(config: Config) -> tuple[InpaintingDataset, InpaintingDataset, EdgeDetector | None]:
+def open_data(config: Config) -> tuple[InpaintingDataset, InpaintingDataset, EdgeDetector | None]:
     """Training and validation images, and the detector of their edges if any are used."""
     cache = detector = None
     if edges_needed(config, training=True):
@@ -227,7 +227,7 @@ def _total_steps(config: TrainConfig, images: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
-def _batches(
+def training_batches(
     config: Config, dataset: InpaintingDataset, first_step: int, total_steps: int, device: torch.device
 ) -> Iterator[Batch]:
     """Batches from the loader, on the device; one loader serves the whole run."""

@@ -9,9 +9,10 @@ from igll.losses.adversarial import (
 from igll.losses.edges import EdgeCompletionLoss
 from igll.losses.features import VGGFeatures
 from igll.losses.perceptual import PerceptualLoss, StyleLoss
-from igll.losses.pixel import LocalL1Loss, WholeL1Loss
+from igll.losses.pixel import LocalL1Loss, StagedL1Loss, WholeL1Loss
 from igll.losses.released import FeatureMatchingLoss, GeometricAlignmentLoss, SelfGuidedRegressionLoss
 from igll.losses.singular_values import SingularValueLoss, leading_singular_values
+from igll.losses.wasserstein import WassersteinGradientPenaltyLoss
 
 __all__ = [
     "AdversarialLoss",
@@ -25,8 +26,10 @@ __all__ = [
     "RelativisticAverageLoss",
     "SelfGuidedRegressionLoss",
     "SingularValueLoss",
+    "StagedL1Loss",
     "StyleLoss",
     "VGGFeatures",
+    "WassersteinGradientPenaltyLoss",
     "WholeL1Loss",
     "leading_singular_values",
 ]

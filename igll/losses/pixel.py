@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
@@ -28,6 +30,40 @@ class LocalL1Loss(nn.Module):
         difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs() * mask_B1HW
         values = mask_B1HW.sum() * prediction_BCHW.shape[1]
         return difference_BCHW.sum() / values.clamp(min=1)
+
+
+class StagedL1Loss(nn.Module):
+    r"""HiFill's reconstruction: every stage, hole and known pixels each by themselves (arXiv 2005.09704).
+
+    .. math::
+        L_{staged} = \sum_s w_s \left( \overline{M |\hat I_s - I|}
+            + \overline{(1 - M) |\hat I_s - I|} \,/\, \overline{1 - M} \right)
+
+    with :math:`w_s = 1.2` for every stage but the last, which has 1, as in the published code.
+    """
+
+    EARLIER = 1.2
+
+    def forward(self, predictions: Sequence[Tensor], target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Compare every stage's whole frame.
+
+        Args:
+            predictions: Frames (B, C, H, W) in [-1, 1], the first stage's first.
+            target_BCHW: Complete images in [-1, 1].
+            mask_B1HW: 1 = missing.
+
+        Returns:
+            Scalar, float32, ≥ 0.
+        """
+        mask_B1HW = mask_B1HW.float()
+        known = (1 - mask_B1HW).mean().clamp(min=1 / mask_B1HW[0].numel())
+        total = target_BCHW.new_zeros((), dtype=mask_B1HW.dtype)
+        for stage, prediction_BCHW in enumerate(predictions, start=1):
+            difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs()
+            hole = (difference_BCHW * mask_B1HW).mean()
+            rest = (difference_BCHW * (1 - mask_B1HW)).mean() / known
+            total = total + (self.EARLIER if stage < len(predictions) else 1.0) * (hole + rest)
+        return total
 
 
 class WholeL1Loss(nn.Module):

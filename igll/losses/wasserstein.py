@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from igll.losses.adversarial import AdversarialLoss
 
 
-class WassersteinGradientPenaltyLoss(nn.Module):
+class WassersteinGradientPenaltyLoss(AdversarialLoss):
     r"""WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028, equation 3), as HiFill uses it (arXiv 2005.09704).
 
     .. math::
@@ -19,21 +21,14 @@ class WassersteinGradientPenaltyLoss(nn.Module):
     The penalty P comes from :meth:`gradient_penalty`; its usual weight λ is 10.
     """
 
-    def generator(self, fake_logits: Tensor) -> Tensor:
-        """What the generator minimises: a scalar, float32, of any sign.
-
-        Args:
-            fake_logits: The critic's scores of filled images, (B, 1) or (B,).
-        """
+    def generator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the generator minimises: a scalar, float32, of any sign; filled images' scores alone count."""
         return -fake_logits.float().mean()
 
-    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """What the critic minimises besides the penalty: a scalar, float32, of any sign.
-
-        Args:
-            real_logits: Scores of complete images, (B, 1) or (B,).
-            fake_logits: Scores of filled images, the same shape; detach the images, not the scores.
-        """
+    def discriminator(
+        self, real_logits: Tensor, fake_logits: Tensor, fake_shift: Tensor | None = None
+    ) -> Tensor:
+        """What the critic minimises besides the penalty: a scalar, float32, of any sign."""
         return fake_logits.float().mean() - real_logits.float().mean()
 
     def gradient_penalty(

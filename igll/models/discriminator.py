@@ -105,7 +105,7 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: If an edge map is missing, or given to a discriminator without edges.
         """
-        hole = frame = _frame(self, image_BCHW, edge_B1HW)
+        hole = frame = frame_of(image_BCHW, edge_B1HW, self.edge)
         if rectangles is not None:
             hole = torch.stack(
                 [
@@ -119,58 +119,14 @@ class Discriminator(nn.Module):
         return Judgement(logits_B1, whole_activations + local_activations, local_activations)
 
 
-class PatchDiscriminator(nn.Module):
-    """Judges every patch of 70 × 70 pixels (Isola et al. 2017, as EdgeConnect has it), for HAN and HINT.
+def frame_of(image_BCHW: Tensor, edge_B1HW: Tensor | None, edge: bool) -> Tensor:
+    """Image and edge map on top of each other.
 
-    Five 4 × 4 convolutions without biases, the first three of stride 2.
-
-    Args:
-        image_channels: Channels of the image.
-        width: Channels of the first convolution (64 gives 512 at the end).
-        norm: ``spectral`` normalises every convolution's weight, ``batch`` the output of all but the first
-            and the last.
-        edge: Whether an edge map is concatenated.
+    Raises:
+        ValueError: An edge map is missing, or given to a discriminator without edges.
     """
-
-    def __init__(
-        self, image_channels: int = 3, width: int = 64, norm: Norm = "spectral", edge: bool = False
-    ) -> None:
-        super().__init__()
-        self.edge = edge
-        sizes = [image_channels + edge, width, 2 * width, 4 * width, 8 * width, 1]
-        self.layers = nn.ModuleList()
-        for level, stride in enumerate((2, 2, 2, 1, 1)):
-            convolution: nn.Module = nn.Conv2d(sizes[level], sizes[level + 1], 4, stride, 1, bias=False)
-            if norm == "spectral":
-                convolution = nn.utils.parametrizations.spectral_norm(convolution)
-            inner = 0 < level < 4
-            middle = nn.BatchNorm2d(sizes[level + 1]) if norm == "batch" and inner else nn.Identity()
-            self.layers.append(nn.Sequential(convolution, middle))
-
-    def forward(
-        self,
-        image_BCHW: Tensor,
-        edge_B1HW: Tensor | None = None,
-        rectangles: list[Rectangle] | None = None,
-    ) -> Judgement:
-        """Judge images of at least 32 pixels a side; arguments as in :class:`Discriminator`.
-
-        The rectangles are not looked at: a net of patches judges every place alike.
-        """
-        activation = _frame(self, image_BCHW, edge_B1HW)
-        activations = []
-        for layer in list(self.layers)[:-1]:
-            activation = F.leaky_relu(layer(activation), 0.2)
-            activations.append(activation)
-        return Judgement(self.layers[-1](activation), activations, [])
-
-
-def _frame(
-    discriminator: Discriminator | PatchDiscriminator, image_BCHW: Tensor, edge_B1HW: Tensor | None
-) -> Tensor:
-    """Image and edge map on top of each other, as the discriminator is made for."""
-    if (edge_B1HW is not None) != discriminator.edge:
-        raise ValueError(f"this discriminator {'needs an' if discriminator.edge else 'takes no'} edge map")
+    if (edge_B1HW is not None) != edge:
+        raise ValueError(f"this discriminator {'needs an' if edge else 'takes no'} edge map")
     return image_BCHW if edge_B1HW is None else torch.cat([image_BCHW, edge_B1HW.to(image_BCHW.dtype)], 1)
 
 

@@ -14,7 +14,7 @@ from igll.report.tables import Column, markdown_table
 NOT_RUN = "not run"
 _NO_VALUE = "–"
 _CAPTION = (
-    "Table 3, sizes: one image of 256 × 256, default settings (width 32). G is 10⁹ multiply-adds, counted by "
+    "Table 3, sizes: one image of 256 × 256, default settings. G is 10⁹ multiply-adds, counted by "
     "torch.utils.flop_counter, attention included, for a square hole of 25 % or as the heading says."
 )
 _NOTES = (
@@ -54,16 +54,14 @@ class SizeTable:
     """Table 3, ready to be written.
 
     Args:
-        measured: Name of a model, as configurations have it, to what was counted. Those that the paper
-            does not have follow the paper's.
+        measured: Name of a model, as the paper prints it, to what was counted. Those that the paper does
+            not have follow the paper's.
     """
 
     name = "table3"
 
     def __init__(self, measured: Mapping[str, Measured]) -> None:
-        names = {name: name.lower() for name in TABLE3}
-        names |= {name: name for name in measured if name not in names.values()}
-        self._measured = {label: measured.get(key) for label, key in names.items()}
+        self._measured = {label: measured.get(label) for label in dict.fromkeys([*TABLE3, *measured])}
 
     def records(self) -> list[dict[str, Any]]:
         """One mapping per model: parameters in millions, multiply-adds in 10⁹, unrounded; None = no value."""

@@ -40,7 +40,7 @@ def seeded() -> torch.Generator:
 
 def test_scores_are_averaged_with_their_signs(loss: WassersteinGradientPenaltyLoss) -> None:
     real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[-2.0], [0.5]])
-    assert loss.generator(fake).item() == 0.75
+    assert loss.generator(real, fake).item() == 0.75
     assert loss.discriminator(real, fake).item() == -2.75
 
 

@@ -1,0 +1,157 @@
+"""Every method of every evaluation below a folder, task by task, with paired differences from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igll.engine.compare import PairedDifference, paired_difference
+from igll.engine.results import MethodResults, Results, load_results
+from igll.errors import InputError
+from igll.metrics import HIGHER_IS_BETTER, IMAGE_METRICS, standard_error
+from igll.report.files import write_csv, write_json, write_text
+from igll.report.tables import ORACLE_NOTE, Column, markdown_table, metric_columns
+from igll.storage import make_folder
+
+NAME = "methods"
+PAIRED = ("psnr_hole", "lpips")  # shown with their differences; the files hold those of every metric
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """All methods measured on one task.
+
+    Attributes:
+        title: Data, crop and holes.
+        task: Hash of images, crop, masks and metrics.
+        images: How many.
+        methods: Name → results, the best in the hole first.
+        differences: Name → metric → method minus reference; empty where the reference was not measured.
+    """
+
+    title: str
+    task: str
+    images: int
+    methods: dict[str, MethodResults]
+    differences: dict[str, dict[str, PairedDifference]]
+
+
+def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]:
+    """Write ``methods.md``, ``.csv`` and ``.json`` from every evaluation below a folder and print the table.
+
+    Every evaluation is first checked against its own hashes; those of one task (the same images, crops,
+    masks and metrics by their hashes) share a table, others never do.
+
+    Args:
+        runs: Folder of evaluations.
+        out: Folder for the tables.
+        reference: The method that the others are compared with, image by image.
+
+    Raises:
+        InputError: There is no evaluation, one was changed since it was written, or none has the reference.
+    """
+    paths = sorted(runs.rglob("metrics.json")) if runs.is_dir() else []
+    if not paths:
+        raise InputError(f"{runs}: holds no metrics.json of igll-eval; evaluate something first")
+    groups: dict[str, list[Results]] = {}
+    for path in paths:
+        results = load_results(path.parent)
+        groups.setdefault(results.protocol.task_sha256, []).append(results)
+    tables = [_table(group, runs, reference) for group in groups.values()]
+    if not any(table.differences for table in tables):
+        known = dict.fromkeys(name for table in tables for name in table.methods)
+        raise InputError(
+            f"--reference: no evaluation has a method '{reference}'; there are {', '.join(known)}"
+        )
+    make_folder(out)
+    text = "\n".join(_markdown(table, reference) for table in tables)
+    write_text(out / f"{NAME}.md", text)
+    records = [record for table in tables for record in _records(table, reference)]
+    write_csv(out / f"{NAME}.csv", records)
+    write_json(out / f"{NAME}.json", {"reference": reference, "rows": records})
+    print(f"{text}\nwritten below {out}: {NAME}.md, {NAME}.csv, {NAME}.json")
+    return tables
+
+
+def _table(group: Sequence[Results], runs: Path, reference: str) -> TaskTable:
+    """The methods of evaluations of one task."""
+    found: dict[str, MethodResults] = {}
+    for results in group:
+        for name, method in results.methods.items():
+            label = name
+            if name in found:
+                if _same(method, found[name]):
+                    continue
+                label = f"{name} ({results.folder.relative_to(runs)})"
+            found[label] = method
+    order = sorted(found, key=lambda name: -found[name].means.get("psnr_hole", 0.0))
+    methods = {name: found[name] for name in order}
+    differences = {}
+    if reference in methods:
+        differences = {
+            name: {
+                metric: paired_difference(
+                    methods[reference].values[metric], method.values[metric], HIGHER_IS_BETTER[metric]
+                )
+                for metric in method.values
+            }
+            for name, method in methods.items()
+            if name != reference
+        }
+    first = group[0]
+    title = first.protocol.name.rpartition("-")[0]  # without the structure prior, which is a method's own
+    return TaskTable(title, first.protocol.task_sha256, len(first.images), methods, differences)
+
+
+def _same(one: MethodResults, other: MethodResults) -> bool:
+    return one.oracle == other.oracle and all(
+        np.array_equal(one.values[metric], other.values[metric], equal_nan=True) for metric in one.values
+    )
+
+
+def _markdown(table: TaskTable, reference: str) -> str:
+    """One task as Markdown; readable as plain text too."""
+    metrics = [metric for metric in IMAGE_METRICS if metric in next(iter(table.methods.values())).values]
+    paired = [metric for metric in PAIRED if metric in metrics]
+    columns = [Column("method", "method"), *metric_columns(metrics)]
+    columns += [Column(f"paired_{metric}", f"{metric} − {reference}'s, 95 %") for metric in paired]
+    rows: list[dict[str, Any]] = []
+    for name, method in table.methods.items():
+        row: dict[str, Any] = {"method": name, "oracle": method.oracle, **method.means}
+        for metric in paired:
+            difference = table.differences.get(name, {}).get(metric)
+            row[f"paired_{metric}"] = "–" if difference is None else _interval(difference, metric)
+        rows.append(row)
+    head = f"## {table.title}\n\n{table.images} images, task {table.task[:12]}."
+    notes = [ORACLE_NOTE] if any(method.oracle for method in table.methods.values()) else []
+    body = markdown_table(rows, columns).rstrip()
+    return "\n\n".join([head, body] + ([] if not notes or notes[0] in body else notes)) + "\n"
+
+
+def _interval(difference: PairedDifference, metric: str) -> str:
+    digits = 2 if metric == "psnr_hole" else 3
+    low, high = (f"{value:+.{digits}f}" for value in (difference.low, difference.high))
+    return f"{difference.difference:+.{digits}f} [{low}, {high}]"
+
+
+def _records(table: TaskTable, reference: str) -> list[dict[str, Any]]:
+    """One flat mapping per method: means, standard errors, differences and their intervals."""
+    records = []
+    for name, method in table.methods.items():
+        record: dict[str, Any] = {"task": table.title, "task_sha256": table.task, "images": table.images}
+        record |= {"method": name, "oracle_edges": method.oracle}
+        for metric, values in method.values.items():
+            record[metric] = method.means[metric]
+            record[f"{metric}_standard_error"] = standard_error(values.tolist())
+            difference = table.differences.get(name, {}).get(metric)
+            parts = ("difference", "low", "high", "wins_a", "wins_b")
+            record |= {
+                f"{metric}_{part}": None if difference is None else getattr(difference, part)
+                for part in parts
+            }
+        records.append(record)
+    return records
