@@ -78,7 +78,7 @@ class ModelConfig(Section):
     blocks: list[Positive] | None = None
     image_channels: Annotated[int, Field(ge=1, le=64)] = 3
     structure_prior: Literal["oracle", "learned", "reference", "none"] = "oracle"
-    prefill: Literal["none", "mean", "pyramid"] = "none"
+    prefill: Literal["none", "mean", "pyramid", "harmonic"] = "none"
     residual: bool = False
     heads: Annotated[int, Field(ge=1, le=16)] = 1
     position: bool = True

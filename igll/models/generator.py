@@ -18,13 +18,14 @@ from igll.models.layers import (
     hole_on_grid,
     initialise_convolutions,
     pad_to_stride,
+    prefill_harmonic,
     prefill_mean,
     prefill_pyramid,
 )
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.vanilla import VanillaAttention
 
-Prefill = Literal["none", "mean", "pyramid"]
+Prefill = Literal["none", "mean", "pyramid", "harmonic"]
 
 
 class ReconstructionNet(nn.Module):
@@ -76,7 +77,8 @@ class Generator(InpaintingNetwork):
         width: Base width c (32 in the paper).
         structure_prior: ``oracle`` and ``reference`` take an edge map as input; ``learned`` completes
             its own from image and mask; ``none`` has no edge channel.
-        prefill: What stands in the hole at the input: ``none`` (zeros), ``mean`` or ``pyramid``.
+        prefill: What stands in the hole at the input: ``none`` (zeros), ``mean``, ``pyramid`` or
+            ``harmonic``.
         residual: Both nets predict a correction to their input.
         heads: Attention heads of GAM and FFSM.
         position: Learned positions in GAM and FFSM.
@@ -143,6 +145,7 @@ class Generator(InpaintingNetwork):
 
     def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """The image with the net's starting point in its hole, where zeros stand before."""
-        if self.prefill == "pyramid":
-            return prefill_pyramid(image_BCHW, mask_B1HW)
-        return prefill_mean(image_BCHW, mask_B1HW) if self.prefill == "mean" else image_BCHW
+        if self.prefill == "none":
+            return image_BCHW
+        fills = {"mean": prefill_mean, "pyramid": prefill_pyramid, "harmonic": prefill_harmonic}
+        return fills[self.prefill](image_BCHW, mask_B1HW)
