@@ -55,7 +55,7 @@ def test_paper_configs_hold_the_papers_protocol(name: str):
     assert losses.backbone == "vgg19" and config.model.width == 32
     blind = name.endswith("_blind")
     assert config.model.structure_prior == ("learned" if blind else "oracle")
-    assert (config.model.prefill, config.model.residual) == (("pyramid", True) if blind else ("none", False))
+    assert (config.model.prefill, config.model.residual) == (("harmonic", True) if blind else ("none", False))
 
 
 @pytest.mark.parametrize("name", PAPER)

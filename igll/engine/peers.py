@@ -47,7 +47,7 @@ CONTENDERS = (
         (
             "model.width=16",
             "model.structure_prior=learned",
-            "model.prefill=pyramid",
+            "model.prefill=harmonic",
             "model.residual=true",
             "model.position_grid=16",
         ),
