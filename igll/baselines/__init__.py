@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import Tensor
 
-from igll.baselines.classical import fill_nodata, mean_of_known, nearest
+from igll.baselines.classical import fill_nodata, harmonic, mean_of_known, nearest
 from igll.baselines.libraries import biharmonic, navier_stokes, patch_match, telea
 from igll.baselines.tensor import halrtc, tensor_nuclear_norm
 
@@ -15,6 +15,7 @@ CLASSICAL: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "mean_of_known": mean_of_known,
     "nearest": nearest,
     "fill_nodata": fill_nodata,
+    "harmonic": harmonic,
     "telea": telea,
     "navier_stokes": navier_stokes,
     "biharmonic": biharmonic,
@@ -28,6 +29,7 @@ CLASSICAL_TITLES: Final[dict[str, str]] = {
     "mean_of_known": "mean of known",
     "nearest": "nearest pixel",
     "fill_nodata": "GDAL fill-nodata",
+    "harmonic": "harmonic (Laplace)",
     "telea": "Telea",
     "navier_stokes": "Navier–Stokes",
     "biharmonic": "biharmonic",
@@ -43,6 +45,7 @@ __all__ = [
     "biharmonic",
     "fill_nodata",
     "halrtc",
+    "harmonic",
     "mean_of_known",
     "navier_stokes",
     "nearest",
