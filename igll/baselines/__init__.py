@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from igll.baselines.classical import fill_nodata, harmonic, mean_of_known, nearest
@@ -39,6 +40,22 @@ CLASSICAL_TITLES: Final[dict[str, str]] = {
 }
 """What tables call them."""
 
+
+def require_packages(methods: Iterable[str]) -> None:
+    """Say which optional package is missing before work that would be lost without it begins.
+
+    Args:
+        methods: Names out of ``CLASSICAL``.
+
+    Raises:
+        InputError: A method needs a package that is not installed; names both.
+    """
+    image_1CHW, mask_11HW = torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    mask_11HW[..., 8:10, 8:10] = 1
+    for name in methods:
+        CLASSICAL[name](image_1CHW, mask_11HW)
+
+
 __all__ = [
     "CLASSICAL",
     "CLASSICAL_TITLES",
@@ -50,6 +67,7 @@ __all__ = [
     "navier_stokes",
     "nearest",
     "patch_match",
+    "require_packages",
     "telea",
     "tensor_nuclear_norm",
 ]
