@@ -109,6 +109,28 @@ def compare(arguments: Sequence[str]) -> NoReturn:
     exit_with(work)
 
 
+def methods(arguments: Sequence[str]) -> NoReturn:
+    """``igll-eval methods``."""
+    parser = argparse.ArgumentParser(
+        "igll-eval methods",
+        description="Write one table per task of every method measured on it, with bootstrap intervals.",
+    )
+    parser.add_argument("--runs", required=True, help="folder that holds the evaluations")
+    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV and JSON")
+    parser.add_argument(
+        "--reference", default="IGLL", help="method that the others are compared with (default: IGLL)"
+    )
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        from igll.engine.method_table import write_method_table
+
+        write_method_table(Path(options.runs), Path(options.out), options.reference)
+        return 0
+
+    exit_with(work)
+
+
 def table2(arguments: Sequence[str]) -> NoReturn:
     """``igll-eval table2``."""
     _paper_table("table2", "the comparison of methods", arguments)
@@ -167,6 +189,7 @@ def _written(table: PaperTable | SizeTable, out: Path) -> int:
 
 EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
     "compare": compare,
+    "methods": methods,
     "table2": table2,
     "table3": table3,
     "table4": table4,

@@ -268,6 +268,7 @@ ClassicalName = Literal[
     "mean_of_known",
     "nearest",
     "fill_nodata",
+    "harmonic",
     "telea",
     "navier_stokes",
     "biharmonic",

@@ -4,7 +4,8 @@ Usage: python scripts/peers.py --out runs/peers data.root=/path/to/train data.va
 
 IGLL gets --steps training steps, every other network as many as take as long, by steps timed side by side.
 The task is configs/peers/equal_budget.yaml; settings after the options hold for all. Ctrl-C saves and leaves;
-the same command goes on. To use several cores, let one call write budget.json, then start others with --only.
+the same command goes on. To use several cores, let one call write budget.json, then start others with --only,
+and at the end the first one again: it measures the methods without training and writes the tables.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser("peers.py", description="Set IGLL and its peers side by side.")
     parser.add_argument("--out", default="runs/peers", help="folder of all runs (default: runs/peers)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps of IGLL (default: 1200)")
-    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {names}")
     parser.add_argument(
-        "--methods", nargs="*", default=list(CLASSICAL), choices=CLASSICAL, metavar="NAME",
-        help="methods without training to measure beside them (default: all)",
+        "--only", action="append", choices=names, metavar="NAME",
+        help=f"train and measure this network alone, without tables (several may follow): {', '.join(names)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", action="append", choices=CLASSICAL, metavar="NAME",
+        help=f"a method without training to measure beside them (default: all): {', '.join(CLASSICAL)}",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
     options = parser.parse_intermixed_args(arguments)
@@ -40,10 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--steps starts at 1")
 
     def work() -> int:
-        only, methods = options.only or (), options.methods
-        return run_peers(
-            PeersRequest(CONFIG, Path(options.out), options.steps, methods, only, options.overrides)
+        request = PeersRequest(
+            config=CONFIG,
+            out=Path(options.out),
+            steps=options.steps,
+            methods=options.method or list(CLASSICAL),
+            only=options.only or (),
+            overrides=options.overrides,
         )
+        return run_peers(request)
 
     exit_with(work)
 

@@ -33,6 +33,7 @@ def test_eval_tells_of_its_commands_and_each_has_its_own_help():
     told = call("evaluate", "--help").stdout
     for command, option in (
         ("compare", "--mix"),
+        ("methods", "--reference"),
         ("table2", "--mix"),
         ("table3", "--out"),
         ("table4", "--mix"),
@@ -68,6 +69,11 @@ def test_installed_commands_exist():
             "absent.pt: no such checkpoint",
         ),
         ("evaluate", ["compare", "absent_a", "absent_b"], "absent_a/metrics.json: cannot be read"),
+        (
+            "evaluate",
+            ["methods", "--runs", "absent", "--out", "x"],
+            "absent: no such folder",
+        ),
         ("infer", ["--checkpoint", "absent.pt", "--images", "x", "--masks", "y", "--out", "z"], "x: no such"),
     ],
 )

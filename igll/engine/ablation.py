@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from igll.config import Config, load_config, save_config
-from igll.engine.evaluate import evaluate
-from igll.engine.reuse import assignment, check_same_run, is_measured
+from igll.config import Config, load_config
+from igll.engine.reuse import assignment, check_same_run, is_measured, measure
 from igll.engine.state import flat
 from igll.engine.train import train
 from igll.errors import InputError
@@ -77,8 +76,7 @@ def run_ablation(configs: Path, out: Path, overrides: Sequence[str] = (), only: 
             print(f"{head}: stopped and saved; the same command goes on from there", flush=True)
             return code
         print(f"{head}: measuring", flush=True)
-        evaluate(config, str(run / "checkpoints" / "last.pt"), run / "eval")
-        save_config(config, run / "eval" / "config.yaml")
+        measure(config, run / "checkpoints" / "last.pt", run / "eval")
         collect(out, chosen).write(out)
     table = collect(out, chosen)
     paths = table.write(out)

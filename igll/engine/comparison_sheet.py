@@ -1,4 +1,4 @@
-"""Fillings of several checkpoints side by side, like the paper's Figure 7."""
+"""Fillings of checkpoints and of methods without training side by side, like the paper's Figure 7."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
-from igll.baselines import CLASSICAL_TITLES
+from igll.baselines import CLASSICAL_TITLES, require_packages
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
@@ -55,7 +55,7 @@ class SheetRequest:
 
 @dataclass(frozen=True)
 class _Column:
-    """One checkpoint's fillings."""
+    """The fillings of one checkpoint, or of one method without training."""
 
     title: str
     oracle: bool
@@ -63,13 +63,14 @@ class _Column:
 
 
 def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.Image:
-    """Fill the same crops and holes with every checkpoint and write the sheet as PNG and PDF.
+    """Fill the same crops and holes with every method and checkpoint; write the sheet as PNG and PDF.
 
-    Rows are cases; columns the masked input, one per checkpoint and the ground truth, all at one scale.
+    Rows are cases; columns the masked input, one per method without training, one per checkpoint and the
+    ground truth, all at one scale.
 
     Args:
         config: Data and masks; each network's own settings come from its checkpoint.
-        request: Checkpoints and cases.
+        request: Methods, checkpoints and cases.
         out: A ``.png`` or ``.pdf`` path; both files are written.
 
     Returns:
@@ -77,7 +78,7 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
 
     Raises:
         InputError: Names do not fit the checkpoints, an image is not in the test set or was trained on,
-            or a file is missing or of another kind.
+            a file is missing or of another kind, or a method's package is not installed.
         OutputError: A file cannot be written.
     """
     check_ending(out)
@@ -85,6 +86,7 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
         raise InputError(f"--names: {len(request.names)} for {len(request.checkpoints)} checkpoints")
     if not request.checkpoints and not request.methods:
         raise InputError("nothing to show; name a checkpoint, or a method without training")
+    require_packages(request.methods)
     cases = _chosen(build_dataset(config, "test"), request)
     columns = [
         *(_without_training(name, cases) for name in request.methods),

@@ -1,4 +1,4 @@
-"""Evaluation: every metric on every test image, the network beside the floors (section 4.2)."""
+"""Evaluation: every metric on every test image, a network, methods without training or both (section 4.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from igll.baselines import CLASSICAL, CLASSICAL_TITLES
+from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.checkpoint import load_generator
@@ -81,14 +81,15 @@ def evaluate(
         The content of ``metrics.json``.
 
     Raises:
-        InputError: If the input has to change; see the message.
+        InputError: If the input has to change, or a method's package is not installed; see the message.
     """
+    names = list(dict.fromkeys([*config.eval.floors, *methods]))
+    if not names and checkpoint is None:
+        raise InputError("nothing to measure; name a checkpoint, or a method without training")
+    require_packages(names)
     device = choose_device(config.device)
     network = None if checkpoint is None else load_generator(checkpoint, config.eval.weights, device)
     config = _settings(config, checkpoint, None if network is None else network[1])
-    names = list(dict.fromkeys([*config.eval.floors, *methods]))
-    if not names and network is None:
-        raise InputError("nothing to measure; name a checkpoint, or a method without training")
     make_folder(out)
     dataset = _open_data(config, device)
     config, notes = _with_kid(config, len(dataset))

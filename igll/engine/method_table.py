@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,21 @@ import numpy as np
 from igll.engine.compare import PairedDifference, paired_difference
 from igll.engine.results import MethodResults, Results, load_results
 from igll.errors import InputError
-from igll.metrics import HIGHER_IS_BETTER, IMAGE_METRICS, standard_error
+from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, standard_error
 from igll.report.files import write_csv, write_json, write_text
-from igll.report.tables import ORACLE_NOTE, Column, markdown_table, metric_columns
+from igll.report.tables import Column, markdown_table, metric_columns
 from igll.storage import make_folder
 
 NAME = "methods"
 PAIRED = ("psnr_hole", "lpips")  # shown with their differences; the files hold those of every metric
+# What the files call the parts of a difference, and on how many images which of the two was better.
+_PAIRED_PARTS = {
+    "difference": "difference",
+    "low": "low",
+    "high": "high",
+    "reference_better": "wins_a",
+    "method_better": "wins_b",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class TaskTable:
         task: Hash of images, crop, masks and metrics.
         images: How many.
         methods: Name → results, the best in the hole first.
-        differences: Name → metric → method minus reference; empty where the reference was not measured.
+        differences: Name → metric → method minus reference, that is, ``wins_a`` are the reference's; empty
+            where the reference was not measured.
     """
 
     title: str
@@ -44,7 +54,8 @@ def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]
     """Write ``methods.md``, ``.csv`` and ``.json`` from every evaluation below a folder and print the table.
 
     Every evaluation is first checked against its own hashes; those of one task (the same images, crops,
-    masks and metrics by their hashes) share a table, others never do.
+    masks and metrics by their hashes) share a table, others never do. A method that was measured twice with
+    the same result stands there once; with another result, again with its folder.
 
     Args:
         runs: Folder of evaluations.
@@ -54,7 +65,9 @@ def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]
     Raises:
         InputError: There is no evaluation, one was changed since it was written, or none has the reference.
     """
-    paths = sorted(runs.rglob("metrics.json")) if runs.is_dir() else []
+    if not runs.is_dir():
+        raise InputError(f"{runs}: no such folder; name the folder that holds the evaluations")
+    paths = sorted(runs.rglob("metrics.json"))
     if not paths:
         raise InputError(f"{runs}: holds no metrics.json of igll-eval; evaluate something first")
     groups: dict[str, list[Results]] = {}
@@ -62,7 +75,7 @@ def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]
         results = load_results(path.parent)
         groups.setdefault(results.protocol.task_sha256, []).append(results)
     tables = [_table(group, runs, reference) for group in groups.values()]
-    if not any(table.differences for table in tables):
+    if not any(reference in table.methods for table in tables):
         known = dict.fromkeys(name for table in tables for name in table.methods)
         raise InputError(
             f"--reference: no evaluation has a method '{reference}'; there are {', '.join(known)}"
@@ -82,13 +95,11 @@ def _table(group: Sequence[Results], runs: Path, reference: str) -> TaskTable:
     found: dict[str, MethodResults] = {}
     for results in group:
         for name, method in results.methods.items():
-            label = name
-            if name in found:
-                if _same(method, found[name]):
-                    continue
-                label = f"{name} ({results.folder.relative_to(runs)})"
+            if any(_same(method, other) for other in found.values()):
+                continue
+            label = f"{name} ({results.folder.relative_to(runs)})" if name in found else name
             found[label] = method
-    order = sorted(found, key=lambda name: -found[name].means.get("psnr_hole", 0.0))
+    order = sorted(found, key=lambda name: _quality(found[name]), reverse=True)
     methods = {name: found[name] for name in order}
     differences = {}
     if reference in methods:
@@ -108,17 +119,27 @@ def _table(group: Sequence[Results], runs: Path, reference: str) -> TaskTable:
 
 
 def _same(one: MethodResults, other: MethodResults) -> bool:
-    return one.oracle == other.oracle and all(
+    """Whether it is the same method with the same values."""
+    return (one.name, one.oracle) == (other.name, other.oracle) and all(
         np.array_equal(one.values[metric], other.values[metric], equal_nan=True) for metric in one.values
     )
 
 
+def _quality(method: MethodResults) -> float:
+    """What methods are ordered by: PSNR in the hole; without a value they come last."""
+    value = method.means.get("psnr_hole", math.nan)
+    return -math.inf if math.isnan(value) else value
+
+
 def _markdown(table: TaskTable, reference: str) -> str:
     """One task as Markdown; readable as plain text too."""
-    metrics = [metric for metric in IMAGE_METRICS if metric in next(iter(table.methods.values())).values]
+    metrics = [metric for metric in METRIC_NAMES if metric in next(iter(table.methods.values())).means]
     paired = [metric for metric in PAIRED if metric in metrics]
     columns = [Column("method", "method"), *metric_columns(metrics)]
-    columns += [Column(f"paired_{metric}", f"{metric} − {reference}'s, 95 %") for metric in paired]
+    columns += [
+        Column(f"paired_{column.key}", f"{column.title.rstrip(' ↑↓')} − {reference}'s, 95 %")
+        for column in metric_columns(paired)
+    ]
     rows: list[dict[str, Any]] = []
     for name, method in table.methods.items():
         row: dict[str, Any] = {"method": name, "oracle": method.oracle, **method.means}
@@ -127,31 +148,33 @@ def _markdown(table: TaskTable, reference: str) -> str:
             row[f"paired_{metric}"] = "–" if difference is None else _interval(difference, metric)
         rows.append(row)
     head = f"## {table.title}\n\n{table.images} images, task {table.task[:12]}."
-    notes = [ORACLE_NOTE] if any(method.oracle for method in table.methods.values()) else []
-    body = markdown_table(rows, columns).rstrip()
-    return "\n\n".join([head, body] + ([] if not notes or notes[0] in body else notes)) + "\n"
+    return f"{head}\n\n{markdown_table(rows, columns)}"
 
 
 def _interval(difference: PairedDifference, metric: str) -> str:
+    """A difference and its 95 % interval as a table shows them."""
+    if math.isnan(difference.low):
+        return "n/a"
     digits = 2 if metric == "psnr_hole" else 3
     low, high = (f"{value:+.{digits}f}" for value in (difference.low, difference.high))
     return f"{difference.difference:+.{digits}f} [{low}, {high}]"
 
 
 def _records(table: TaskTable, reference: str) -> list[dict[str, Any]]:
-    """One flat mapping per method: means, standard errors, differences and their intervals."""
+    """One flat mapping per method: means, standard errors, differences from the reference, intervals."""
     records = []
     for name, method in table.methods.items():
         record: dict[str, Any] = {"task": table.title, "task_sha256": table.task, "images": table.images}
         record |= {"method": name, "oracle_edges": method.oracle}
-        for metric, values in method.values.items():
-            record[metric] = method.means[metric]
-            record[f"{metric}_standard_error"] = standard_error(values.tolist())
+        for metric, mean in method.means.items():
+            record[metric] = mean
+            if metric not in method.values:
+                continue  # of the whole set: one value, and nothing to pair
+            record[f"{metric}_standard_error"] = standard_error(method.values[metric].tolist())
             difference = table.differences.get(name, {}).get(metric)
-            parts = ("difference", "low", "high", "wins_a", "wins_b")
             record |= {
-                f"{metric}_{part}": None if difference is None else getattr(difference, part)
-                for part in parts
+                f"{metric}_{key}": None if difference is None else getattr(difference, part)
+                for key, part in _PAIRED_PARTS.items()
             }
         records.append(record)
     return records

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from igll.config import Config, load_config, save_config
+from igll.baselines import require_packages
+from igll.config import Config, load_config
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
-from igll.engine.evaluate import evaluate
 from igll.engine.method_table import write_method_table
 from igll.engine.objectives import Objectives
-from igll.engine.reuse import check_same_run, is_measured
+from igll.engine.reuse import check_same_run, is_measured, measure
 from igll.engine.state import build_state
 from igll.engine.train import open_data, train, train_step, training_batches
 from igll.errors import InputError
@@ -74,7 +74,8 @@ class PeersRequest(NamedTuple):
         out: Folder of all runs, of ``budget.json`` and of the tables.
         steps: Training steps of the first contender; the others get as many as take as long.
         methods: Methods without training, measured beside them.
-        only: Names of the contenders to train and measure; empty: all.
+        only: Names of the contenders to train and measure; empty: all, and then the methods without training
+            and the tables.
         overrides: ``key.sub=value`` for all.
     """
 
@@ -91,7 +92,8 @@ def run_peers(request: PeersRequest) -> int:
 
     What is there already is not done again: step times are kept in ``budget.json``, a run goes on from its
     last checkpoint, and what was measured with these settings is left as it is. Several calls with other
-    ``only`` may work in one folder side by side once ``budget.json`` is there.
+    ``only`` may work in one folder side by side once ``budget.json`` is there; a last one without writes the
+    tables of all.
 
     Returns:
         0 when done, 130 or 143 when stopped by a signal after saving.
@@ -103,39 +105,43 @@ def run_peers(request: PeersRequest) -> int:
         contender.name: load_config(request.config, [*contender.overrides, *request.overrides])
         for contender in CONTENDERS
     }
+    chosen = [contender for contender in CONTENDERS if not request.only or contender.name in request.only]
+    for name, _ in chosen:
+        check_same_run(request.out / name, configs[name])
+    if not request.only:
+        require_packages(request.methods)
     make_folder(request.out)
     steps = _budget(configs, request)
-    chosen = [name for name in configs if not request.only or name in request.only]
-    for name in chosen:
-        settings = configs[name].train.model_copy(update={"max_steps": steps[name]})
-        config = configs[name].model_copy(update={"train": settings})
+    for name, own in chosen:
         run = request.out / name
-        check_same_run(run, config)
         print(f"{name}: {steps[name]} steps", flush=True)
-        code = train(config, run, resume=True)
+        code = train(_with_steps(configs[name], steps[name]), run, resume=True)
         if code:
             print(f"{name}: stopped and saved; the same command goes on from there", flush=True)
             return code
-        for holes, rules in HOLES.items():
-            _measure(run / holes, request, name, rules, run / "checkpoints" / "last.pt")
-    if request.methods and not request.only:
-        for holes, rules in HOLES.items():
-            _measure(request.out / "without_training" / holes, request, None, rules, None)
+        _measure(run, request, own, run / "checkpoints" / "last.pt")
+    if request.only:
+        print("measured; the same command without --only writes the tables", flush=True)
+        return 0
+    if request.methods:
+        _measure(request.out / "without_training", request, (), None)
     write_method_table(request.out, request.out, "IGLL")
     return 0
 
 
-def _measure(
-    out: Path, request: PeersRequest, name: str | None, rules: Sequence[str], checkpoint: Path | None
-) -> None:
-    """Evaluate one network, or all methods without training, on one family of holes."""
-    own = next((contender.overrides for contender in CONTENDERS if contender.name == name), ())
+def _with_steps(config: Config, steps: int) -> Config:
+    """The configuration with so many training steps, however few images an epoch has."""
+    budget = {"max_steps": steps, "epochs": steps * config.train.batch_size}
+    return config.model_copy(update={"train": config.train.model_copy(update=budget)})
+
+
+def _measure(run: Path, request: PeersRequest, own: Sequence[str], checkpoint: Path | None) -> None:
+    """Evaluate one network, or without one all methods without training, on every family of holes."""
     floors = f"eval.floors=[{', '.join(request.methods if checkpoint is None else [])}]"
-    config = load_config(request.config, [*own, *request.overrides, *rules, floors])
-    if is_measured(out, config, checkpoint):
-        return
-    evaluate(config, None if checkpoint is None else str(checkpoint), out)
-    save_config(config, out / "config.yaml")
+    for holes, rules in HOLES.items():
+        config = load_config(request.config, [*own, *request.overrides, *rules, floors])
+        if not is_measured(run / holes, config, checkpoint):
+            measure(config, checkpoint, run / holes)
 
 
 def _budget(configs: dict[str, Config], request: PeersRequest) -> dict[str, int]:
@@ -143,8 +149,8 @@ def _budget(configs: dict[str, Config], request: PeersRequest) -> dict[str, int]
     path = request.out / BUDGET
     if path.exists():
         return _stored_budget(path, configs, request.steps)
-    seconds: dict[str, list[float]] = {name: [] for name in configs}
     clocks = {name: _timed_steps(config) for name, config in configs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in clocks}
     for number in tqdm(range(ROUNDS), desc="step times", unit="round"):
         for name, clock in clocks.items():
             taken = next(clock)
@@ -152,7 +158,7 @@ def _budget(configs: dict[str, Config], request: PeersRequest) -> dict[str, int]
                 seconds[name].append(taken)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = medians[next(iter(configs))]
-    steps = {name: round(request.steps * first / median) for name, median in medians.items()}
+    steps = {name: max(round(request.steps * first / median), 1) for name, median in medians.items()}
     write_json(path, {"steps": steps, "seconds_per_step": medians, "first": request.steps})
     return steps
 

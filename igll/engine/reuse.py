@@ -1,11 +1,12 @@
-"""What is there already: whether a run or an evaluation may be gone on with, or left as it is."""
+"""What is there already: whether a run may be gone on with, and an evaluation left as it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from igll.config import Config, load_config
+from igll.config import Config, load_config, save_config
+from igll.engine.evaluate import evaluate
 from igll.engine.state import flat
 from igll.errors import InputError
 
@@ -33,6 +34,23 @@ def is_measured(evaluation: Path, config: Config, checkpoint: Path | None) -> bo
     ):
         return False
     return load_config(settings) == config
+
+
+def measure(config: Config, checkpoint: Path | None, evaluation: Path) -> None:
+    """Evaluate, and leave the settings beside the result for :func:`is_measured` to find.
+
+    Args:
+        config: The settings; with methods without training in ``eval.floors``.
+        checkpoint: What to measure, or None for methods without training.
+        evaluation: Folder for the evaluation.
+
+    Raises:
+        InputError: As :func:`igll.engine.evaluate.evaluate`.
+    """
+    settings = evaluation / "config.yaml"
+    settings.unlink(missing_ok=True)  # of an older result: cut short from here on, none passes for measured
+    evaluate(config, None if checkpoint is None else str(checkpoint), evaluation)
+    save_config(config, settings)
 
 
 def check_same_run(run: Path, config: Config) -> None:

@@ -73,7 +73,8 @@ def write_results(tmp_path: Path):
             "metrics": {"names": metrics, "lpips_net": None, "version": 1},
             "structure": {"prior": "oracle", "edges_of": "ground truth" if oracle else "nothing"},
         }
-        protocol = Protocol("name", **{key: {**part, **parts.get(key, {})} for key, part in content.items()})
+        content = {key: {**part, **parts.get(key, {})} for key, part in content.items()}
+        protocol = Protocol("aid-square25-paper32-none", **content)
         marks = {method: oracle and method == list(values)[-1] for method in values}
         lines = [
             {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from igll.config import load_config
-from igll.engine import ablation as engine
+from igll.engine import reuse
 from igll.engine import train as training
 from igll.engine.ablation import ABLATIONS, load_row, run_ablation
 from igll.engine.checkpoint import load_checkpoint
@@ -136,16 +136,16 @@ def test_a_measurement_that_was_cut_short_is_made_again(tiny, tmp_path, monkeypa
     out = tmp_path / "out"
     main: Callable[[list[str]], None] = runpy.run_path(str(SCRIPT))["main"]
     arguments = ["--out", str(out), "--only", "three_heads", *tiny]
-    measure = engine.evaluate
+    measure = reuse.evaluate
 
     def cut_short(*rest):
         measure(*rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "evaluate", cut_short)
+    monkeypatch.setattr(reuse, "evaluate", cut_short)
     assert left(main, arguments) == 130
     assert "error: interrupted" in capsys.readouterr().err
-    monkeypatch.setattr(engine, "evaluate", measure)
+    monkeypatch.setattr(reuse, "evaluate", measure)
     assert left(main, arguments) == 0
     assert "three_heads (w/ multi-head attention): measuring" in capsys.readouterr().out
     assert status(out) == {"w/ multi-head attention": "run"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from igll.baselines import harmonic, nearest
 from igll.data.datasets import build_dataset
 from igll.engine.checkpoint import load_generator
 from igll.engine.comparison_sheet import SheetRequest, comparison_sheet
@@ -59,6 +61,37 @@ def test_same_cases_for_every_checkpoint(small, run, tmp_path: Path):
         assert (cell(sheet, 2 * line + 1, 0) == 255).all()
 
 
+def test_methods_without_training_stand_before_the_checkpoints(small, run, tmp_path: Path, monkeypatch):
+    heads = []
+    from igll.engine import comparison_sheet as module
+
+    original = module.picture_sheet
+    monkeypatch.setattr(module, "picture_sheet", lambda *rest: heads.append(rest[1]) or original(*rest))
+    config, methods = small(), ["harmonic", "nearest"]
+    both = SheetRequest([run("none")], ["blind"], methods, cases=1)
+    alone = SheetRequest([], [], methods, cases=1, difference=True)
+    sheets = [comparison_sheet(config, request, tmp_path / "s.png") for request in (both, alone)]
+    titles = ["masked", "harmonic (Laplace)", "nearest pixel"]
+    assert heads == [[*titles, "blind", "truth"], [*titles, "truth"]]
+    sample = build_dataset(config, "test")[0]
+    for column, fill in enumerate((harmonic, nearest), start=1):
+        filled = to_picture(to_unit(fill(sample["image"][None], sample["mask"][None]))[0])
+        for sheet in sheets:
+            assert np.array_equal(cell(sheet, 0, column), filled)
+    truth = to_picture(to_unit(sample["target"]))
+    assert np.array_equal(cell(sheets[0], 0, 4), truth) and np.array_equal(cell(sheets[1], 0, 3), truth)
+    hole = sample["mask"][0].numpy() > 0
+    difference = cell(sheets[1], 1, 2)
+    assert (difference[~hole] == 0).all() and (difference[hole] > 0).any()
+
+
+def test_a_missing_package_is_told_before_any_work(small, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    request = SheetRequest(["absent.pt"], ["a"], ["harmonic", "telea"])
+    with pytest.raises(InputError, match=r"^telea: needs the package .*igll\[baselines\]"):
+        comparison_sheet(small(), request, tmp_path / "s.png")
+
+
 def test_oracle_edges_are_labelled(small, run, tmp_path: Path, monkeypatch):
     told = {}
     from igll.engine import comparison_sheet as module
@@ -89,6 +122,8 @@ def test_what_cannot_be_compared(small, run, tmp_path: Path):
         comparison_sheet(small(model={"image_channels": 1}), SheetRequest(paths, ["a"]), out)
     with pytest.raises(InputError, match=r"end in \.png or \.pdf"):
         comparison_sheet(small(), SheetRequest(paths, ["a"]), tmp_path / "s.jpg")
+    with pytest.raises(InputError, match="nothing to show; name a checkpoint, or a method"):
+        comparison_sheet(small(), SheetRequest([], []), out)
     assert not out.exists()
 
 
@@ -101,5 +136,7 @@ def test_script(small, run, tmp_path: Path, capsys, monkeypatch):
     arguments = ["--config", str(config), "--checkpoints", checkpoint, "--out", str(out)]
     assert main([*arguments, "--cases", "1", "--difference", "--set", "eval.weights=raw"]) == 0
     assert out.exists() and "s.png and .pdf" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*arguments, "--full", "0"])
+    assert main(["--config", str(config), "--methods", "harmonic", "nearest", "--out", str(out)]) == 0
+    for wrong in (["--full", "0"], ["--methods", "teela"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, *wrong])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from igll import cli
+from igll.baselines import harmonic
+from igll.config import save_config
 from igll.data.datasets import build_dataset
 from igll.engine import evaluate as evaluation
 from igll.engine.checkpoint import load_generator
@@ -254,3 +258,93 @@ def test_a_checkpoint_that_is_none_is_named(small, tmp_path: Path):
     with pytest.raises(InputError, match="no such checkpoint"):
         evaluate(small(), str(tmp_path / "absent.pt"), tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
+
+
+def test_methods_alone_need_no_checkpoint(small, tmp_path: Path, capsys):
+    config = small(eval={"metrics": ["psnr_hole"]})
+    result = evaluate(config, None, tmp_path / "eval", ["harmonic", "nearest", "harmonic"])
+    assert list(result["methods"]) == ["mean of known", "harmonic (Laplace)", "nearest pixel"]
+    for key in ("checkpoint", "step", "weights", "structure_prior"):
+        assert result[key] is None
+    assert result["label"] == "" and not any(way["oracle_edges"] for way in result["methods"].values())
+    read = load_results(tmp_path / "eval")
+    assert read.protocol.structure == {"prior": "none", "edges_of": "nothing"} and len(read.images) == 2
+    assert Image.open(tmp_path / "eval" / "pictures.png").width > 300
+    assert "harmonic (Laplace)" in capsys.readouterr().out
+
+    sample = build_dataset(config, "test")[0]
+    filled = harmonic(sample["image"][None], sample["mask"][None])[0]
+    levels = [np.rint((picture.double().numpy() + 1) * 127.5) for picture in (filled, sample["target"])]
+    hole = np.broadcast_to(sample["mask"].numpy() > 0, levels[0].shape)
+    error = ((levels[0] - levels[1])[hole] ** 2).mean()
+    found = read.method("harmonic (Laplace)").values["psnr_hole"][0]
+    assert found == pytest.approx(10 * math.log10(255**2 / error), abs=1e-3)
+
+
+def test_methods_beside_a_checkpoint_are_of_the_same_task_as_without(small, run, tmp_path, monkeypatch):
+    """So that both may be compared; even beside a network that is shown edges."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    config = small(eval={"metrics": ["psnr_hole", "fid"], "floors": []})
+    checkpoint = run(model={"structure_prior": "oracle"})
+    beside = evaluate(config, checkpoint, tmp_path / "beside", ["harmonic"])
+    assert list(beside["methods"]) == ["harmonic (Laplace)", "IGLL"]
+    assert [way["oracle_edges"] for way in beside["methods"].values()] == [False, True]
+    alone = evaluate(config, None, tmp_path / "alone", ["harmonic"])
+    assert alone["protocol"]["task_sha256"] == beside["protocol"]["task_sha256"]
+    assert alone["protocol"]["sha256"] != beside["protocol"]["sha256"]
+    assert alone["methods"]["harmonic (Laplace)"] == beside["methods"]["harmonic (Laplace)"]
+    folders = tmp_path / "alone", tmp_path / "beside"
+    assert compare(*folders, ["harmonic (Laplace)"])["metrics"]["psnr_hole"]["ties"] == 2
+    assert compare(*folders, ["harmonic (Laplace)", "IGLL"])["mixed"] == []
+
+
+def test_nothing_to_measure_is_refused(small, tmp_path: Path):
+    with pytest.raises(InputError, match="nothing to measure; name a checkpoint, or a method"):
+        evaluate(small(eval={"floors": []}), None, tmp_path / "eval")
+    assert not (tmp_path / "eval").exists()
+
+
+def called(capsys, *arguments: object) -> tuple[object, str]:
+    """Exit code and error of igll-eval."""
+    with pytest.raises(SystemExit) as end:
+        cli.evaluate([str(argument) for argument in arguments])
+    return end.value.code, capsys.readouterr().err
+
+
+def test_methods_on_the_command_line(small, tmp_path: Path, capsys):
+    save_config(small(eval={"metrics": ["psnr_hole"], "pictures": 0}), tmp_path / "c.yaml")
+    given = ["--config", tmp_path / "c.yaml", "--out", tmp_path / "eval"]
+    for arguments, said in (
+        ([], "name a --checkpoint, or a --method that needs none"),
+        (["--method", "teela"], "invalid choice: 'teela'"),
+    ):
+        code, error = called(capsys, *given, *arguments)
+        assert code == 2 and said in error.splitlines()[-1] and not (tmp_path / "eval").exists()
+    assert called(capsys, *given, "--method", "harmonic", "--method", "nearest", "eval.floors=[]")[0] == 0
+    assert list(load_results(tmp_path / "eval").methods) == ["harmonic (Laplace)", "nearest pixel"]
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "extra"),
+    [
+        ("telea", "cv2", "baselines"),
+        ("biharmonic", "skimage.restoration", "baselines"),
+        ("patch_match", "patchmatch", "baselines"),
+        ("fill_nodata", "rasterio.fill", "geo"),
+    ],
+)
+def test_a_missing_package_is_told_before_any_work(
+    small, tmp_path: Path, capsys, monkeypatch, method: str, module: str, extra: str
+):
+    def work(*_):
+        raise AssertionError("images were opened, or a checkpoint")
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(evaluation, "build_dataset", work)
+    monkeypatch.setattr(evaluation, "load_generator", work)
+    save_config(small(), tmp_path / "c.yaml")
+    given = ["--config", tmp_path / "c.yaml", "--checkpoint", "last.pt", "--out", tmp_path / "eval"]
+    for arguments in (["--method", "halrtc", "--method", method], [f"eval.floors=[{method}]"]):
+        code, error = called(capsys, *given, *arguments)
+        assert code == 2 and error.count("\n") == 1 and not (tmp_path / "eval").exists()
+        assert error.startswith(f"error: {method}: needs the package") and f'"igll[{extra}]"' in error
