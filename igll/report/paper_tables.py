@@ -16,7 +16,7 @@ from igll.errors import InputError
 from igll.metrics.names import HIGHER_IS_BETTER
 from igll.report.files import write_csv, write_json, write_text
 from igll.report.latex import escape
-from igll.report.paper import METRICS, TABLE2, TABLE2_NOTES, TABLE4, TABLE4_NOTES
+from igll.report.paper import METHODS, METRICS, TABLE2, TABLE2_NOTES, TABLE4, TABLE4_NOTES
 from igll.report.tables import ORACLE_MARK, ORACLE_NOTE
 
 Result = Mapping[str, Any]  # the content of a metrics.json
@@ -31,7 +31,7 @@ _PAPERS_EDGES = (
 )
 _DATA_NAMES = {"AID": "aid", "RICE": "rice1", "Clear-View": "clearview"}
 # What must be the same in all runs of one table; a dataset has its own folder and a hole its own ratio.
-_SHARED = ("weights", "lpips_net", "step")
+_SHARED = ("weights", "lpips_net")
 _SHARED_DATA = ("use", "crop_size", "test_crop", "test_fraction", "split_seed", "test_limit")
 _SHARED_MASK = ("kind", "placement")
 
@@ -270,7 +270,8 @@ def check_comparable(results: Mapping[str, Result], datasets: bool = False, mix:
 
     Args:
         results: Name to result.
-        datasets: Whether they may differ in dataset, ratio and number of images.
+        datasets: Whether they may differ in dataset, ratio and number of images, and networks in their
+            training steps.
         mix: Only say what differs.
 
     Returns:
@@ -279,27 +280,33 @@ def check_comparable(results: Mapping[str, Result], datasets: bool = False, mix:
     Raises:
         InputError: They differ, and ``mix`` is false; names the first setting, and both results.
     """
-    names = list(results)
+    first: dict[str, tuple[str, Any]] = {}
     differing = []
-    for name in names[1:]:
-        first, other = _conditions(results[names[0]], datasets), _conditions(results[name], datasets)
-        for key in sorted(first.keys() | other.keys(), key=[*first, *other].index):
-            if first.get(key) != other.get(key):
-                differing.append(f"{key}: {first.get(key)!r} in {names[0]}, {other.get(key)!r} in {name}")
+    for name, result in results.items():
+        for key, value in _conditions(result, datasets).items():
+            earlier, wanted = first.setdefault(key, (name, value))
+            if value != wanted:
+                differing.append(f"{key}: {wanted!r} in {earlier}, {value!r} in {name}")
     if differing and not mix:
         raise InputError(f"{differing[0]}; such results share no table without --mix")
     return differing
 
 
 def _conditions(result: Result, datasets: bool) -> dict[str, Any]:
-    """What has to agree, with the names that configurations use."""
+    """What has to agree, with the names that configurations use; other networks train for other steps."""
     data, mask = dict(result["data"]), dict(result["mask"])
-    found = {f"eval.{key}" if key != "step" else key: result[key] for key in _SHARED}
+    found = {f"eval.{key}": result[key] for key in _SHARED}
+    found["step" + (f" of {_network(result)}" if datasets else "")] = result["step"]
     data_keys, mask_keys = (_SHARED_DATA, _SHARED_MASK) if datasets else (data.keys(), mask.keys())
     # Where the data lie and how many processes read them changes no number.
     found |= {f"data.{key}": data[key] for key in data_keys if key not in ("root", "workers")}
     found |= {f"mask.{key}": mask[key] for key in mask_keys}
     return found if datasets else found | {"images": result["images"]}
+
+
+def _network(result: Result) -> str:
+    """The paper's name of the network that was measured; empty for methods that it does not have."""
+    return next((name for name in METHODS if name in result["methods"]), "")
 
 
 def _place(result: Result) -> tuple[str, int] | None:
@@ -339,14 +346,19 @@ def _number(value: Any) -> float | None:
 
 def _caption(title: str, results: Iterable[Result]) -> str:
     """What was measured, as far as the runs at hand tell."""
-    first = next(iter(results), None)
-    if first is None:
+    runs = list(results)
+    if not runs:
         return f"{title}: nothing has been run yet."
+    first = runs[0]
+    steps = {_network(result): result["step"] for result in runs}
+    trained = f"{first['step']} training steps"
+    if len(set(steps.values())) > 1:
+        trained = f"training steps: {', '.join(f'{name} {step}' for name, step in steps.items())}"
     parts = [f"crop {first['data']['crop_size']}", f"{first['mask']['kind']} holes"]
     if title.startswith("Table 4"):
         parts = [f"{first['images']} images of {first['data']['name']}", *parts]
         parts.append(f"ratio {first['mask']['ratio']}")
-    parts.append(f"{first['step']} training steps, {first['weights']} weights, LPIPS ({first['lpips_net']})")
+    parts += [trained, f"{first['weights']} weights", f"LPIPS ({first['lpips_net']})"]
     return f"{title}: {', '.join(parts)}."
 
 
@@ -364,7 +376,15 @@ def read_results(paths: Sequence[Path]) -> list[tuple[str, Result]]:
     for path in paths:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            missing = {"methods", "data", "mask", "images", "structure_prior", *_SHARED} - result.keys()
+            missing = {
+                "methods",
+                "data",
+                "mask",
+                "images",
+                "structure_prior",
+                "step",
+                *_SHARED,
+            } - result.keys()
         except (OSError, ValueError, AttributeError):
             raise InputError(f"{path}: not a metrics.json that can be read; evaluate again") from None
         if missing:
