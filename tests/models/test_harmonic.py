@@ -95,14 +95,6 @@ def test_carries_a_ramp_across_the_hole(size: int) -> None:
         assert off.max() < 0.025 and off[:, hole_HW].mean() < 0.009
 
 
-def test_is_free_at_the_border() -> None:
-    """Half of a frame missing up to its border: a column profile runs on level, no edge pulls it anywhere."""
-    image_CHW = np.full((1, 48, 48), 0.5)
-    image_CHW[:, :, 24:] = np.nan
-    hole_HW = np.isnan(image_CHW[0])
-    assert np.abs(filled(image_CHW, hole_HW) - 0.5).max() < 1e-6
-
-
 def test_no_value_leaves_the_range_of_the_rim() -> None:
     """The maximum principle holds for every sweep and every level."""
     image_CHW = scene(61, smooth=False)
