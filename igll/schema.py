@@ -215,9 +215,7 @@ class LossConfig(Section):
     ]
     style_of: Literal["frame", "hole"] = "frame"
     adversarial: Weight = 0.03
-    adversarial_form: Literal["relativistic", "non_saturating", "least_squares", "wasserstein"] = (
-        "relativistic"
-    )
+    adversarial_form: AdversarialForm = "relativistic"
     gradient_penalty: Weight = 10.0
     judged: Literal["composite", "prediction"] = "composite"
     svd: Weight = 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from igll.config import Config, all_keys, load_config, save_config
+from igll.config import Config, all_keys, build_config, load_config, save_config
 from igll.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -121,6 +121,151 @@ def test_mistakes_are_one_clear_line(written, text: str, overrides: list[str], e
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+# The model's name, and what it brings and forbids.
+
+PUBLISHED = {
+    "igll": (32, None),
+    "dmfn": (64, [8]),
+    "dmfn24": (64, [24]),
+    "hifill": (32, None),
+    "han": (64, [1, 2, 4, 8]),
+    "hint": (48, [4, 6, 6, 8]),
+}
+NAMES = pytest.mark.parametrize("name", PUBLISHED)
+PEERS = pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "igll"])
+
+
+@NAMES
+def test_what_is_left_out_is_as_published(written, name: str):
+    model = load_config(written(f"model: {{name: {name}}}\n")).model
+    assert (model.width, model.blocks) == PUBLISHED[name]
+    assert model.structure_prior == ("oracle" if name == "igll" else "none")
+    assert load_config(written("seed: 1\n"), [f"model.name={name}"]).model == model
+
+
+@PEERS
+@pytest.mark.parametrize(
+    ("key", "value", "plain"),
+    [
+        ("structure_prior", "oracle", "none"),
+        ("structure_prior", "learned", "none"),
+        ("prefill", "harmonic", "none"),
+        ("residual", "true", "False"),
+        ("heads", "3", "1"),
+        ("position", "false", "True"),
+        ("position_grid", "16", "64"),
+        ("select", "best", "softmax"),
+        ("gam", "vanilla", "gam"),
+        ("ffsm", "vanilla", "ffsm"),
+        ("score_scale", "10", "1.0"),
+    ],
+)
+def test_peers_refuse_what_only_igll_has(written, name: str, key: str, value: str, plain: str):
+    override = f"model.{key}={value}"
+    with pytest.raises(InputError) as caught:
+        load_config(written("seed: 1\n"), [f"model.name={name}", override])
+    expected = (
+        f"'{override}': model.{key}: {name} has no such choice; leave it out, or set it to {plain} (got"
+    )
+    assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+    load_config(written("seed: 1\n"), [override])  # as it stands, IGLL takes it
+    plainly = load_config(written("seed: 1\n"), [f"model.name={name}", f"model.{key}={plain}"])
+    assert plainly == load_config(written("seed: 1\n"), [f"model.name={name}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "expected"),
+    [
+        ("igll", "[1]", "igll has no blocks to count"),
+        ("hifill", "[8]", "hifill has no blocks to count"),
+        ("dmfn", "[4, 4]", "dmfn takes 1 number(s), such as [8]"),
+        ("dmfn24", "[]", "dmfn24 takes 1 number(s), such as [24]"),
+        ("han", "[1, 2, 4]", "han takes 4 number(s), such as [1, 2, 4, 8]"),
+        ("hint", "[4, 6, 6, 8, 8]", "hint takes 4 number(s), such as [4, 6, 6, 8]"),
+        ("han", "[1, 0, 4, 8]", "greater than or equal to 1 (got 0)"),
+        ("han", "4", "valid list (got 4)"),
+    ],
+)
+def test_blocks_that_a_network_does_not_have_are_refused(written, name: str, blocks: str, expected: str):
+    with pytest.raises(InputError) as caught:
+        load_config(written("seed: 1\n"), [f"model.name={name}", f"model.blocks={blocks}"])
+    message = str(caught.value)
+    assert message.startswith(f"'model.blocks={blocks}': model.blocks: ") and expected in message
+    assert "\n" not in message
+
+
+def test_an_unknown_network_is_named_with_those_that_are_known(written):
+    with pytest.raises(InputError, match=r"^'model.name=mat': model.name: .*'igll'.*'hint' \(got 'mat'\)$"):
+        load_config(written("seed: 1\n"), ["model.name=mat", "model.heads=3"])
+
+
+@NAMES
+@pytest.mark.parametrize("chosen", [False, True])
+def test_every_networks_resolved_configuration_reads_back_equal(
+    written, tmp_path: Path, name: str, chosen: bool
+):
+    overrides = [f"model.name={name}"]
+    if chosen:
+        blocks = PUBLISHED[name][1]
+        overrides += ["model.width=8", *([f"model.blocks={[1] * len(blocks)}"] if blocks else [])]
+    config = load_config(written("seed: 5\n"), overrides)
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    # And as a checkpoint keeps it.
+    assert build_config(config.model_dump()) == config
+    if chosen:
+        assert config.model.width == 8 and (config.model.blocks is None or set(config.model.blocks) == {1})
+
+
+def test_a_saved_igll_configuration_does_not_turn_into_a_peer_unnoticed(written, tmp_path: Path):
+    save_config(load_config(written("model: {residual: true}\n")), tmp_path / "resolved.yaml")
+    with pytest.raises(InputError, match=r"resolved\.yaml: model\.structure_prior: dmfn has no such choice"):
+        load_config(tmp_path / "resolved.yaml", ["model.name=dmfn"])
+
+
+NEW_KEYS = [
+    "model.name", "model.blocks", "model.score_scale", "discriminator.name", "mask.families", "losses.staged",
+    "losses.whole", "losses.whole_per_hole", "losses.perceptual_layers", "losses.perceptual_by_channels",
+    "losses.style_layers", "losses.style_of", "losses.adversarial_form", "losses.gradient_penalty",
+    "losses.judged", "losses.feature_matching_of", "train.optimizer", "train.weight_decay",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["aid_25", "rice1_77_blind", "quickstart"])
+def test_resolved_configurations_without_the_peers_keys_still_load(tmp_path: Path, name: str):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    values = config.model_dump()
+    for key in NEW_KEYS:
+        section, last = key.split(".")
+        del values[section][last]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == build_config(values) == config
+
+
+PEER_CONFIGS = {
+    "dmfn": ("dmfn", "strided", "relativistic", "composite"),
+    "hifill": ("hifill", "critic", "wasserstein", "composite"),
+    "han": ("han", "patch", "non_saturating", "prediction"),
+    "hint": ("hint", "patch", "least_squares", "prediction"),
+}
+
+
+def test_all_announced_peer_configs_ship():
+    assert {path.stem for path in (CONFIGS / "peers").glob("*.yaml")} == {*PEER_CONFIGS, "equal_budget"}
+
+
+@pytest.mark.parametrize("name", PEER_CONFIGS)
+def test_peer_configs_hold_their_own_training(name: str):
+    config = load_config(CONFIGS / "peers" / f"{name}.yaml")
+    judge, losses = config.discriminator, config.losses
+    found = (config.model.name, judge.name, losses.adversarial_form, losses.judged)
+    assert found == PEER_CONFIGS[name] and not judge.edge
+    assert (config.model.width, config.model.blocks) == PUBLISHED[name]
+    # Of IGLL's own terms they have none.
+    assert losses.local == losses.pixel == losses.svd == losses.edge == 0
+    assert bool(losses.staged) == (name == "hifill") != bool(losses.whole)
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path: Path):

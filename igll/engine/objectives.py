@@ -107,6 +107,10 @@ class Objectives(nn.Module):
             if needs_features
             else None
         )
+        if self.features is not None:
+            for key in ("perceptual", "style"):
+                if getattr(config, key):
+                    self.features.check_layers(f"{key}_layers", getattr(config, f"{key}_layers"))
 
     @property
     def _layers(self) -> list[str]:

@@ -27,8 +27,8 @@ class TrainState:
         generator: The network being trained.
         ema: Its running average, or None if ``train.ema_decay`` is 0.
         discriminator: None if no adversarial term has a weight.
-        generator_optimizer: Adam over the generator.
-        discriminator_optimizer: Adam over the discriminator.
+        generator_optimizer: Adam or AdamW over the generator.
+        discriminator_optimizer: The same over the discriminator.
         step: Finished training steps.
         best: Best hole PSNR on the validation images so far, in dB.
     """
@@ -86,7 +86,11 @@ class TrainState:
 
 
 def build_state(config: Config, device: torch.device) -> TrainState:
-    """Fresh networks and optimisers, initialised from torch's global generator."""
+    """Fresh networks and optimisers, initialised from torch's global generator.
+
+    Raises:
+        InputError: If the losses ask for what the discriminator does not have.
+    """
     generator = build_generator(config.model).to(device)
     ema = None
     if config.train.ema_decay:
@@ -94,11 +98,28 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         ema.load_state_dict(generator.state_dict())
     discriminator = discriminator_optimizer = None
     if config.losses.adversarial or config.losses.feature_matching:
+        _check_discriminator(config)
         settings = config.discriminator.model_copy(update={"edge": judges_edges(config)})
         discriminator = build_discriminator(settings, config.model.image_channels).to(device)
         discriminator_optimizer = _adam(discriminator, config.train, device)
     optimizer = _adam(generator, config.train, device)
     return TrainState(generator, ema, discriminator, optimizer, discriminator_optimizer)
+
+
+def _check_discriminator(config: Config) -> None:
+    """Refuse losses that the configured discriminator cannot serve."""
+    losses, judge = config.losses, config.discriminator
+    if losses.feature_matching and losses.feature_matching_of == "local" and judge.name != "strided":
+        raise InputError(
+            f"losses.feature_matching_of: discriminator.name={judge.name} has no local net; "
+            "use all, or discriminator.name=strided"
+        )
+    penalised = losses.adversarial_form == "wasserstein" and losses.gradient_penalty
+    if penalised and judge.norm == "batch" and judge.name != "critic":
+        raise InputError(
+            "discriminator.norm: batch mixes images, which losses.gradient_penalty takes one by one; "
+            "use spectral or none, or losses.gradient_penalty=0"
+        )
 
 
 def _adam(network: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:

@@ -164,7 +164,7 @@ def train_step(
         output = state.generator.fill(batch.image_BCHW, batch.mask_B1HW, given_edge)
     terms: Terms = {}
 
-    # Discriminator: real against composite.
+    # Discriminator: real against what the network made.
     real = fake = None
     judged = objectives.judged(output)
     if state.discriminator is not None and state.discriminator_optimizer is not None:

@@ -39,7 +39,7 @@ def fill_sample(generator: InpaintingNetwork, sample: Sample, device: torch.devi
     """Fill a batch of a dataset.
 
     Returns:
-        PERN's composite_BCHW in [-1, 1], on the device.
+        The last stage's composite_BCHW in [-1, 1], on the device.
     """
     edge = sample["edge"].to(device) if generator.structure_prior in ("oracle", "reference") else None
     filled: Tensor = generator(sample["image"].to(device), sample["mask"].to(device), edge)[1]

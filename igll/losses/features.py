@@ -80,6 +80,7 @@ class VGGFeatures(nn.Module):
         super().__init__()
         if backbone not in _CONVOLUTIONS:
             raise InputError(f"losses.backbone: '{backbone}' is not known; use vgg19 or vgg16")
+        self.backbone = backbone
         path = Path(weights) if weights is not None else _cached(backbone, allow_download)
         layers, self._position = _convolution_stack(backbone)
         self.features = nn.Sequential(*layers)
@@ -93,6 +94,22 @@ class VGGFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
+
+    def check_layers(self, key: str, layers: Iterable[str]) -> None:
+        """Refuse names that the backbone does not have.
+
+        Args:
+            key: The setting that names them, for the message.
+            layers: Names as :meth:`forward` takes them.
+
+        Raises:
+            InputError: Naming the first unknown one.
+        """
+        unknown = [name for name in layers if name not in self._position]
+        if unknown:
+            raise InputError(
+                f"losses.{key}: {self.backbone} has no {unknown[0]}; choose another layer or losses.backbone"
+            )
 
     def forward(
         self,
@@ -120,7 +137,7 @@ class VGGFeatures(nn.Module):
             activation = ((image_B3HW + 1) / 2 - self.mean) / self.std
             if mask_B1HW is not None:
                 activation = activation * mask_B1HW.float()
-            for index, layer in enumerate(list(self.features)[: max(wanted) + 1]):
+            for index, layer in enumerate(list(self.features)[: max(wanted, default=-1) + 1]):
                 activation = layer(activation)
                 if index in wanted:
                     found[wanted[index]] = activation

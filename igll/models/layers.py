@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HARMONIC_SWEEPS = 16  # per level of the pyramid; more gain nothing that 8-bit images show
+# Per level of the pyramid. Eight times as many come three times closer to the membrane (see
+# tests/models/test_harmonic.py for what these reach) and fill smooth images at most 0.25 dB better.
+HARMONIC_SWEEPS = 16
 STRIDE = 4  # the feature grid is a quarter of the image on each side
 
 
@@ -167,8 +169,9 @@ def prefill_harmonic(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """Fill the hole with a membrane stretched over its rim: Laplace's equation, nearly solved.
 
     The pyramid gives every level its start, ``HARMONIC_SWEEPS`` Jacobi sweeps relax it (a cascadic multigrid,
-    Bornemann & Deuflhard 1996); at the image's border the membrane is free. Arguments and result as in
-    :func:`prefill_pyramid`.
+    Bornemann & Deuflhard 1996); at the image's border the membrane is free. On smooth images of 64 × 64
+    pixels the result is within 6 % of the rim's range of the exact membrane (root mean square 2.5 %), on
+    white noise within 14 % (4 %). Arguments and result as in :func:`prefill_pyramid`.
     """
     return prefill_pyramid(image_BCHW, mask_B1HW, HARMONIC_SWEEPS)
 

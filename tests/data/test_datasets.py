@@ -11,8 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from igll.config import Config, build_config
+from igll.data import datasets
 from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler, build_dataset
 from igll.data.edge_cache import EdgeCache
+from igll.data.masks import MASK_KINDS
 from igll.data.sources import Scene, SceneSource
 from igll.errors import InputError
 
@@ -119,6 +121,79 @@ def test_test_masks_do_not_depend_on_the_training_seed():
     settings = {"mask": {"kind": "cloud", "ratio": 0.3}}
     assert torch.equal(ramps(settings)[1]["mask"], ramps({**settings, "seed": 9})[1]["mask"])
     assert not torch.equal(ramps(settings)[1]["mask"], ramps(settings)[2]["mask"])
+
+
+# Mixed holes.
+
+
+def mixed(families: list[str], **mask) -> InpaintingDataset:
+    config = {
+        "mask": {"kind": "mixed", "families": families, **mask},
+        "data": {"name": "synthetic", "crop_size": 64},
+    }
+    return ramps(config, 80, 80)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds that were drawn, in order."""
+    kinds: list[str] = []
+    make = datasets.make_mask
+
+    def noted(kind: str, *rest) -> np.ndarray:
+        kinds.append(kind)
+        return make(kind, *rest)
+
+    monkeypatch.setattr(datasets, "make_mask", noted)
+    return kinds
+
+
+@pytest.mark.parametrize("families", [list(MASK_KINDS), ["irregular", "cloud"], ["gaps"]])
+def test_mixed_holes_are_of_the_listed_families_in_equal_shares(drawn: list[str], families: list[str]):
+    dataset, count = mixed(families, ratio=0.25), 240
+    for number in range(count):
+        hole = dataset[SampleKey(number // 6, number % 6, number)]["mask"]
+        assert abs(hole.mean().item() - 0.25) <= 0.005
+    assert set(drawn) == set(families) and len(drawn) == count
+    # Four standard deviations of a binomial draw.
+    share = 1 / len(families)
+    tolerance = 4 * (share * (1 - share) * count) ** 0.5
+    assert all(abs(drawn.count(family) - share * count) <= tolerance for family in families)
+
+
+def test_a_family_named_twice_is_twice_as_likely(drawn: list[str]):
+    dataset = mixed(["salt_pepper", "square", "salt_pepper"])
+    for number in range(240):
+        dataset[SampleKey(number, 0, number)]
+    assert drawn.count("square") == pytest.approx(80, abs=4 * (240 * 2 / 9) ** 0.5)
+
+
+def test_mixed_ratios_lie_in_their_range_and_reach_both_ends():
+    dataset = mixed(["irregular", "cloud"], ratio=[0.1, 0.5])
+    ratios = [dataset[SampleKey(number, 0, 0)]["mask"].mean().item() for number in range(60)]
+    assert 0.1 - 1e-3 <= min(ratios) < 0.15 and 0.45 < max(ratios) <= 0.5 + 1e-3
+
+
+def test_mixed_test_holes_are_fixed_and_of_their_own_for_each_image(drawn: list[str]):
+    families = ["irregular", "salt_pepper"]
+    first, again = mixed(families), mixed(families)
+    masks = [first[index]["mask"] for index in range(6)]
+    kinds = drawn.copy()
+    assert all(torch.equal(again[index]["mask"], masks[index]) for index in range(6)) and drawn == 2 * kinds
+    assert set(kinds) == set(families), "six images, and both families among them"
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 6
+    other = ramps(
+        {"seed": 9, "mask": {"kind": "mixed", "families": families},
+         "data": {"name": "synthetic", "crop_size": 64}}, 80, 80,
+    )  # fmt: skip
+    assert torch.equal(other[2]["mask"], masks[2]), "the training seed has no say"
+
+
+def test_mixed_training_holes_change_with_every_epoch_and_not_with_the_step():
+    dataset = mixed(list(MASK_KINDS))
+    holes = [dataset[SampleKey(epoch, 1, 5)]["mask"] for epoch in range(8)]
+    assert len({tuple(hole.flatten().tolist()) for hole in holes}) == 8
+    assert torch.equal(dataset[SampleKey(3, 1, 99)]["mask"], holes[3])
 
 
 def test_values_lie_in_the_signed_range():

@@ -88,7 +88,14 @@ def test_vgg19_equals_torchvisions_layers(cache: Path) -> None:
     _assert_equal(features(image, VGG19), _reference(stack, image, IMAGENET, VGG19))
 
 
-@pytest.mark.parametrize(("normalisation", "statistics"), [("imagenet", IMAGENET), ("caffe", CAFFE)])
+UNIT = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+SIGNED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "statistics"),
+    [("imagenet", IMAGENET), ("caffe", CAFFE), ("unit", UNIT), ("signed", SIGNED)],
+)
 def test_vgg16_equals_torchvisions_layers(
     vgg16_file: Path, vgg16_stack: nn.Sequential, normalisation: str, statistics: tuple
 ) -> None:
@@ -224,3 +231,49 @@ def test_frozen_but_transparent_to_gradients_and_full_precision(vgg16_file: Path
     assert torch.equal(cast, plain)
     cast.sum().backward()
     assert image.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("normalisation", "shift", "scale"), [("unit", 1.0, 0.5), ("signed", 0.0, 1.0)])
+def test_unit_and_signed_feed_images_as_they_are(
+    vgg16_file: Path, vgg16_stack: nn.Sequential, normalisation: str, shift: float, scale: float
+) -> None:
+    features = VGGFeatures("vgg16", vgg16_file, normalisation=normalisation)
+    image = _noise()
+    expected = vgg16_stack[:2]((image + shift) * scale)
+    assert torch.allclose(features(image, ["relu1_1"])["relu1_1"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "statistics"), [("imagenet", IMAGENET), ("signed", SIGNED), ("unit", UNIT)]
+)
+def test_outside_the_mask_the_net_sees_zeros(
+    vgg16_file: Path, vgg16_stack: nn.Sequential, normalisation: str, statistics: tuple
+) -> None:
+    features = VGGFeatures("vgg16", vgg16_file, normalisation=normalisation)
+    image, mask = _noise(), torch.zeros(2, 1, 32, 32)
+    mask[0, :, 4:20, 8:30] = 1
+    mask[1, :, 16:] = 1
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
+    shown = torch.where(mask == 1, ((image + 1) / 2 - mean) / std, 0.0)
+    activation = shown
+    for layer in vgg16_stack[:19]:
+        activation = layer(activation.clone())
+    found = features(image, ["relu4_1"], mask)["relu4_1"]
+    assert (found - activation).abs().max() <= 1e-4 * activation.abs().max()
+    # What stands outside has no say, and gets no gradient.
+    other = torch.where(mask == 1, image, -image).requires_grad_()
+    again = features(other, ["relu4_1"], mask)["relu4_1"]
+    assert torch.equal(again, found)
+    again.sum().backward()
+    assert other.grad is not None and not other.grad[(mask == 0).expand_as(other)].any() and other.grad.any()
+
+
+def test_layers_that_a_backbone_does_not_have_are_refused_by_key(vgg16_file: Path) -> None:
+    features = VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")
+    features.check_layers("style_layers", ["relu3_3", "relu5_1"])
+    with pytest.raises(InputError, match=r"losses\.style_layers: vgg16 has no relu3_4; .*losses\.backbone"):
+        features.check_layers("style_layers", ["relu2_2", "relu3_4"])
+
+
+def test_of_no_layers_nothing_is_computed(vgg16_file: Path) -> None:
+    assert VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")(_noise(), []) == {}

@@ -92,3 +92,23 @@ def test_gram_matrices_are_not_cast_down() -> None:
     plain = StyleLoss()(prediction, target)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(StyleLoss()(prediction, target), plain)
+
+
+@pytest.mark.parametrize("by_channels", [False, True])
+@pytest.mark.parametrize("layers", [["relu4_1"], ["relu3_1", "relu4_1", "relu5_1"]])
+def test_perceptual_layers_and_weights_can_be_chosen(layers: list[str], by_channels: bool) -> None:
+    prediction, target = _features(0), _features(1)
+    expected = 0.0
+    for name in layers:
+        weight = 1000 / LAYERS[name][0] ** 2 if by_channels else 1
+        expected += weight * np.abs(prediction[name] - target[name]).mean()
+    sides = [{name: values[name] for name in layers} for values in (_tensors(prediction), _tensors(target))]
+    loss = PerceptualLoss(layers=layers, by_channels=by_channels)(*sides)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_style_layers_can_be_chosen() -> None:
+    prediction, target, layers = _features(0), _features(1), ["relu1_1", "relu4_3"]
+    expected = sum(np.abs(_gram(prediction[name]) - _gram(target[name])).mean() for name in layers)
+    sides = [{name: values[name] for name in layers} for values in (_tensors(prediction), _tensors(target))]
+    assert StyleLoss(layers=layers)(*sides).item() == pytest.approx(expected, rel=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from igll.losses import LocalL1Loss
+from igll.losses import LocalL1Loss, StagedL1Loss, WholeL1Loss
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -45,3 +45,71 @@ def test_half_precision_input_is_summed_in_float32() -> None:
     loss = LocalL1Loss()(prediction, torch.zeros_like(prediction), torch.ones_like(prediction))
     assert loss.dtype == torch.float32
     assert loss.item() == 1
+
+
+def _float64(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [tensor.detach().numpy().astype(float) for tensor in tensors]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_stages_count_hole_and_known_pixels_each_by_themselves(stages: int) -> None:
+    first, target, mask = _batch()
+    predictions = [first, -first, first**2][:stages]
+    *painted, image, hole = _float64(*predictions, target, mask)
+    expected = 0.0
+    for number, frame in enumerate(painted, start=1):
+        distance = np.abs(frame - image)
+        term = (hole * distance).mean() + ((1 - hole) * distance).mean() / (1 - hole).mean()
+        expected += term if number == stages else 1.2 * term
+    loss = StagedL1Loss()(predictions, target, mask)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("missing", [0.0, 1.0])
+def test_stages_are_finite_with_nothing_or_everything_missing(missing: float) -> None:
+    prediction, target, mask = _batch()
+    prediction.requires_grad_()
+    loss = StagedL1Loss()([prediction, prediction], target, torch.full_like(mask, missing))
+    loss.backward()
+    image, wanted = _float64(prediction, target)
+    assert loss.item() == pytest.approx(2.2 * np.abs(image - wanted).mean(), rel=1e-6)
+    assert prediction.grad is not None and prediction.grad.isfinite().all() and prediction.grad.any()
+
+
+def test_every_stage_gets_a_gradient_everywhere() -> None:
+    prediction, target, mask = _batch()
+    stages = [(scale * prediction).detach().requires_grad_() for scale in (0.3, 0.8)]
+    StagedL1Loss()(stages, target, mask).backward()
+    for stage in stages:
+        assert stage.grad is not None and (stage.grad != 0).all()
+    hole = (mask == 1).expand_as(prediction)
+    assert (stages[0].grad[hole].abs() / stages[1].grad[hole].abs()).numpy() == pytest.approx(1.2, rel=1e-5)
+
+
+@pytest.mark.parametrize("per_hole", [False, True])
+def test_whole_frame_equals_its_equation(per_hole: bool) -> None:
+    prediction, target, mask = _batch()
+    painted, image, hole = _float64(prediction, target, mask)
+    expected = np.abs(painted - image).mean() / (hole.mean() if per_hole else 1)
+    loss = WholeL1Loss(per_hole)(prediction, target, mask)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("per_hole", [False, True])
+def test_whole_frame_without_a_hole_is_finite(per_hole: bool) -> None:
+    prediction, target, mask = _batch()
+    prediction.requires_grad_()
+    loss = WholeL1Loss(per_hole)(prediction, target, torch.zeros_like(mask))
+    loss.backward()
+    painted, image = _float64(prediction, target)
+    # A batch without a hole counts as if one pixel of an image were missing.
+    expected = np.abs(painted - image).mean() * (9 * 7 if per_hole else 1)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert prediction.grad is not None and (prediction.grad != 0).all() and prediction.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("per_hole", [False, True])
+def test_whole_frame_sums_half_precision_in_float32(per_hole: bool) -> None:
+    prediction = torch.ones(1, 1, 300, 300, dtype=torch.float16)
+    loss = WholeL1Loss(per_hole)(prediction, torch.zeros_like(prediction), torch.ones_like(prediction))
+    assert loss.dtype == torch.float32 and loss.item() == 1

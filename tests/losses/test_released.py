@@ -93,3 +93,14 @@ def test_feature_matching_equals_its_equation() -> None:
     assert all(values.grad is None for values in targets)
     with pytest.raises(ValueError, match="argument 2"):
         FeatureMatchingLoss()(predictions[:2], targets)
+
+
+def test_feature_matching_by_channels_weighs_as_dmfn_does() -> None:
+    shapes = [(2, 4, 8, 8), (2, 8, 4, 4), (2, 16, 2, 2)]
+    found, wanted = ([_array(shape, seed) for shape in shapes] for seed in (0, 1))
+    expected = sum(
+        1000 / first.shape[1] ** 2 * np.abs(first - second).mean()
+        for first, second in zip(found, wanted, strict=True)
+    )
+    sides = [[_tensor(values) for values in side] for side in (found, wanted)]
+    assert FeatureMatchingLoss(by_channels=True)(*sides).item() == pytest.approx(expected, rel=1e-5)

@@ -16,6 +16,7 @@ from igll.models.layers import (
     composite,
     hole_on_grid,
     pad_to_stride,
+    prefill_harmonic,
     prefill_mean,
     prefill_pyramid,
 )
@@ -128,7 +129,7 @@ def test_padding_repeats_the_last_row_and_column(height: int, width: int) -> Non
 # --- prefill -----------------------------------------------------------------------------------------------
 
 Prefill = Callable[[Tensor, Tensor], Tensor]
-BOTH = pytest.mark.parametrize("prefill", [prefill_mean, prefill_pyramid])
+ALL = pytest.mark.parametrize("prefill", [prefill_mean, prefill_pyramid, prefill_harmonic])
 SIZES = pytest.mark.parametrize("height, width", [(64, 64), (61, 50), (68, 36), (5, 33), (1, 13), (1, 1)])
 
 
@@ -144,7 +145,7 @@ def scattered(batch: int, height: int, width: int, share: float = 0.6) -> Tensor
     return mask_B1HW
 
 
-@BOTH
+@ALL
 @SIZES
 def test_prefill_keeps_known_pixels_and_ignores_the_hole(prefill: Prefill, height: int, width: int) -> None:
     image_BCHW, mask_B1HW = scene(2, height, width), scattered(2, height, width)
@@ -157,7 +158,7 @@ def test_prefill_keeps_known_pixels_and_ignores_the_hole(prefill: Prefill, heigh
     assert filled_BCHW.isfinite().all() and filled_BCHW.abs().max() <= 1
 
 
-@BOTH
+@ALL
 @SIZES
 def test_prefill_of_a_constant_is_the_constant(prefill: Prefill, height: int, width: int) -> None:
     image_BCHW = torch.tensor([0.3, -0.7, 1.0]).view(1, 3, 1, 1).expand(1, 3, height, width)
@@ -166,7 +167,7 @@ def test_prefill_of_a_constant_is_the_constant(prefill: Prefill, height: int, wi
     assert torch.allclose(prefill(image_BCHW, mask_B1HW), image_BCHW, rtol=0, atol=1e-6)
 
 
-@BOTH
+@ALL
 def test_prefill_spreads_the_one_known_pixel_and_nothing_where_none_is(prefill: Prefill) -> None:
     image_BCHW, mask_B1HW = scene(2, 61, 50), torch.ones(2, 1, 61, 50)
     mask_B1HW[0, 0, 17, 41] = 0
@@ -176,7 +177,7 @@ def test_prefill_spreads_the_one_known_pixel_and_nothing_where_none_is(prefill: 
     assert torch.equal(filled_BCHW[1], torch.zeros(3, 61, 50))
 
 
-@BOTH
+@ALL
 def test_prefill_treats_each_image_as_if_alone(prefill: Prefill) -> None:
     image_BCHW, mask_B1HW = scene(4, 37, 52), scattered(4, 37, 52)
     mask_B1HW[1], mask_B1HW[2] = 0, 1
@@ -186,7 +187,7 @@ def test_prefill_treats_each_image_as_if_alone(prefill: Prefill) -> None:
         assert torch.allclose(together_BCHW[sample], alone, rtol=0, atol=1e-6)
 
 
-@BOTH
+@ALL
 def test_prefill_hands_gradients_to_known_pixels_alone(prefill: Prefill) -> None:
     image_BCHW, mask_B1HW = scene(2, 20, 29), scattered(2, 20, 29)
     mask_B1HW[1] = 1

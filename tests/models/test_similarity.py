@@ -39,9 +39,11 @@ def features(batch: int = 9) -> Tensor:
     return torch.randn(batch, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-def module(select: Select = "softmax", heads: int = 1, position: bool = True) -> FlexibleFeatureSimilarity:
+def module(
+    select: Select = "softmax", heads: int = 1, position: bool = True, score_scale: float = 1.0
+) -> FlexibleFeatureSimilarity:
     torch.manual_seed(2)
-    ffsm = FlexibleFeatureSimilarity(CHANNELS, heads, position, 5, select)
+    ffsm = FlexibleFeatureSimilarity(CHANNELS, heads, position, 5, select, score_scale)
     for name, parameter in ffsm.named_parameters():
         nn.init.normal_(parameter, std=1.0 if "gate" in name or "position" in name else 0.4)
     return ffsm
@@ -84,7 +86,7 @@ def dense_one(ffsm: FlexibleFeatureSimilarity, feature_CHW: Tensor, hole_HW: Ten
     ones_1133 = score_KHW.new_ones(1, 1, 3, 3)
     score_KHW = F.conv2d(score_KHW[:, None], ones_1133, padding=1)[:, 0]
     if ffsm.select == "softmax":
-        share_KHW = score_KHW.softmax(0)
+        share_KHW = (ffsm.score_scale * score_KHW).softmax(0)
     else:
         share_KHW = F.one_hot(score_KHW.argmax(0), len(centres)).permute(2, 0, 1).to(score_KHW.dtype)
     share_KHW = share_KHW * hole_HW
@@ -99,11 +101,19 @@ def dense(ffsm: FlexibleFeatureSimilarity, feature_BCHW: Tensor, hole_B1HW: Tens
 
 
 @pytest.mark.parametrize(
-    "select, heads, position",
-    [("softmax", 1, True), ("best", 1, True), ("softmax", 3, False), ("best", 3, False)],
+    "select, heads, position, score_scale",
+    [
+        ("softmax", 1, True, 1.0),
+        ("best", 1, True, 1.0),
+        ("softmax", 3, False, 1.0),
+        ("best", 3, False, 10.0),
+        ("softmax", 1, True, 10.0),
+    ],
 )
-def test_equals_the_dense_reference_with_its_gradients(select: Select, heads: int, position: bool) -> None:
-    ffsm = module(select, heads, position)
+def test_equals_the_dense_reference_with_its_gradients(
+    select: Select, heads: int, position: bool, score_scale: float
+) -> None:
+    ffsm = module(select, heads, position, score_scale)
     reference = copy.deepcopy(ffsm).double()
     feature_BCHW = features().requires_grad_()
     exact_BCHW = feature_BCHW.detach().double().requires_grad_()
@@ -250,9 +260,9 @@ def test_lower_precision_stays_close_and_keeps_the_type() -> None:
 
 
 @pytest.mark.parametrize("select", ["softmax", "best"])
-@pytest.mark.parametrize("heads", [1, 3])
-def test_weights_explain_what_a_token_becomes(select: Select, heads: int) -> None:
-    ffsm = module(select, heads).double()
+@pytest.mark.parametrize("heads, score_scale", [(1, 1.0), (3, 1.0), (1, 10.0)])
+def test_weights_explain_what_a_token_becomes(select: Select, heads: int, score_scale: float) -> None:
+    ffsm = module(select, heads, score_scale=score_scale).double()
     hole_B1HW = holes()[[1, 1, 3, 2]]
     hole_B1HW[1, 0, 7, :3] = hole_B1HW[3, 0, 2, 3:6] = True
     feature_BCHW = features(4).double()
@@ -265,6 +275,22 @@ def test_weights_explain_what_a_token_becomes(select: Select, heads: int) -> Non
         assert torch.allclose(out_BCHW[:, :, row, column], expected_BC, rtol=0, atol=1e-10)
         assert torch.allclose(weights_B1HW.sum((1, 2, 3)), torch.ones(4).double(), rtol=0, atol=1e-10)
         assert (weights_B1HW * hole_B1HW == 0).all()
+
+
+def test_a_larger_score_scale_sharpens_the_choice_up_to_the_best_patch_alone() -> None:
+    feature_BCHW, hole_B1HW = features(1).double(), holes()[1:2]
+    plain, scaled, best = (
+        ffsm.double().weights(feature_BCHW, hole_B1HW, 3, 3)
+        for ffsm in (module(), module(score_scale=10.0), module("best"))
+    )
+    assert plain.max() < scaled.max() < best.max()
+    limit = module(score_scale=1000.0).double()(feature_BCHW, hole_B1HW)
+    wanted = module("best").double()(feature_BCHW, hole_B1HW)
+    assert torch.allclose(limit, wanted, rtol=0, atol=1e-6)
+    assert torch.equal(
+        module(score_scale=10.0).scores(feature_BCHW.float(), hole_B1HW, 3, 3).nan_to_num(),
+        module().scores(feature_BCHW.float(), hole_B1HW, 3, 3).nan_to_num(),
+    ), "scores stay cosines, whatever the softmax makes of them"
 
 
 def test_scores_are_sums_of_cosines_over_the_neighbourhood() -> None:
