@@ -122,6 +122,12 @@ class Objectives(nn.Module):
         return [*perceptual, *style, *guided, *((ALIGNED_LAYER,) if config.alignment else ())]
 
     @property
+    def _shifts_fakes(self) -> bool:
+        """Whether the singular-value gap enters the discriminator's loss; peers have no place for it."""
+        config = self.config
+        return bool(config.svd) and config.svd_discriminator and config.adversarial_form == "relativistic"
+
+    @property
     def weights(self) -> dict[str, float]:
         """Weight of each generator term."""
         names = (
@@ -210,7 +216,7 @@ class Objectives(nn.Module):
         real = discriminator(batch.target_BCHW, edge, batch.rectangles)
         fake = discriminator(result_BCHW, edge, batch.rectangles)
         gap = None
-        if self.config.svd and self.config.svd_discriminator:
+        if self._shifts_fakes:
             gap = self.singular_values.gap_per_sample(result_BCHW.float(), batch.target_BCHW)
         loss = self.adversarial.discriminator(real.logits, fake.logits, gap)
         if isinstance(self.adversarial, WassersteinGradientPenaltyLoss) and self.config.gradient_penalty:

@@ -23,7 +23,6 @@ from igll.engine.cost import parameters
 from igll.engine.paper_results import write_paper_table
 from igll.engine.peers import CONTENDERS, HOLES
 from igll.engine.results import load_results
-from igll.errors import InputError
 from igll.registry import TITLES, build_generator
 
 ROOT = Path(__file__).resolve().parents[2]
