@@ -156,7 +156,7 @@ def run_bench(request: BenchRequest) -> int:
     """
     request.check()
     device = choose_device(request.device)
-    configs = request.model_configs()
+    configs = request.model_configs() if "inference" in request.parts else {}
     training = request.training_config() if {"training", "loader"} & set(request.parts) else None
     older = None if request.compare is None else read_results(request.compare)
     make_folder(request.out)

@@ -232,9 +232,10 @@ def draw_results(results: Results, path: Path) -> bool:
     figure.legend(
         *right.get_legend_handles_labels(), loc="outside lower center", ncols=9, fontsize=8, frameon=False
     )
+    found = results["machine"]
+    device = f"{found['cpu']}, {found['threads']} threads" if found["device"] == "CPU" else found["device"]
     figure.suptitle(
-        f"{results['machine']['device']}, batch {first['batch']}, hole {first['hole']} %, "
-        f"{first['mode']} {first['precision']}",
+        f"{device}, batch {first['batch']}, hole {first['hole']} %, {first['mode']} {first['precision']}",
         fontsize=9,
         color="#6e6e6e",
     )

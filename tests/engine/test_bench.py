@@ -169,6 +169,18 @@ def test_a_training_step_that_takes_too_long_is_skipped_with_the_reason(tiny: Be
     assert row["status"] == "skipped" and "--limit" in row["reason"]
 
 
+def test_settings_of_one_network_hold_for_the_training_step_alone(tiny: BenchRequest):
+    settings = (
+        *TINY, "model.structure_prior=none", "data.synthetic_images=6", "losses.svd=0", "losses.edge=0",
+    )  # fmt: skip
+    request = replace(tiny, models=("dmfn",), crop=32, batch=2, steps=1, overrides=settings)
+    assert run_bench(replace(request, parts=("training",))) == 0
+    names = [part["name"] for part in read(request)["training"]["parts"]]
+    assert "generator forward" in names and "loss: svd" not in names and "loss: edge" not in names
+    with pytest.raises(InputError, match="dmfn has no such choice"):
+        run_bench(replace(request, parts=("inference",)))
+
+
 def test_the_script_and_the_engine_name_the_same_parts():
     import scripts.bench
 
