@@ -63,7 +63,8 @@ _STEP = (
 _LOADER = (Column("workers", "Workers"), Column("rate", "Images/s", 1))
 _NOT_ADDITIVE = (
     "The parts do not add up to the step exactly: each is timed by itself, on CUDA with a wait "
-    "for the device around it, and a step also checks its values."
+    "for the device around it; terms that share a pass through VGG or the discriminator have one each; "
+    "and a step also checks its values."
 )
 
 

@@ -171,7 +171,8 @@ def test_a_training_step_that_takes_too_long_is_skipped_with_the_reason(tiny: Be
 
 def test_settings_of_one_network_hold_for_the_training_step_alone(tiny: BenchRequest):
     settings = (
-        *TINY, "model.structure_prior=none", "data.synthetic_images=6", "losses.svd=0", "losses.edge=0",
+        *TINY, "model.structure_prior=none", "model.residual=true", "data.synthetic_images=6",
+        "losses.svd=0", "losses.edge=0",
     )  # fmt: skip
     request = replace(tiny, models=("dmfn",), crop=32, batch=2, steps=1, overrides=settings)
     assert run_bench(replace(request, parts=("training",))) == 0
