@@ -198,7 +198,7 @@ def train_step(
     # Running average, quicker at the start so that it does not remember the initial weights.
     if state.ema is not None:
         decay = min(config.train.ema_decay, (1 + state.step) / (10 + state.step))
-        _average(state.ema, state.generator, decay)
+        average(state.ema, state.generator, decay)
     return terms
 
 
@@ -281,7 +281,8 @@ def _update(optimizer: torch.optim.Adam, rate: float) -> None:
 
 
 @torch.no_grad()
-def _average(ema: InpaintingNetwork, generator: InpaintingNetwork, decay: float) -> None:
+def average(ema: InpaintingNetwork, generator: InpaintingNetwork, decay: float) -> None:
+    """Move the running average towards the generator; buffers are copied."""
     for mean, current in zip(ema.parameters(), generator.parameters(), strict=True):
         mean.lerp_(current, 1 - decay)
     for copied, buffer in zip(ema.buffers(), generator.buffers(), strict=True):
