@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from igll.errors import InputError
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, without_hole
 from igll.models.layers import STRIDE, composite, pad_to_stride
 
@@ -137,7 +138,13 @@ class DMFN(InpaintingNetwork):
         self.layers = nn.Sequential(*layers, nn.Tanh())
         _initialise(self, transposed=not published)
 
-    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+    def fill(
+        self,
+        image_BCHW: Tensor,
+        mask_B1HW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        layout: HoleLayout | None = None,
+    ) -> GeneratorOutput:
         """Fill the hole, in one stage; see :meth:`InpaintingNetwork.fill`."""
         self.check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, without_hole
 from igll.models.layers import composite, pad_to_stride
 
@@ -201,7 +202,13 @@ class HAN(InpaintingNetwork):
                 assert layer.bias is not None  # noqa: S101  (narrows for the type checker)
                 nn.init.zeros_(layer.bias)
 
-    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+    def fill(
+        self,
+        image_BCHW: Tensor,
+        mask_B1HW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        layout: HoleLayout | None = None,
+    ) -> GeneratorOutput:
         """Fill the hole, in one stage; see :meth:`InpaintingNetwork.fill`."""
         self.check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]

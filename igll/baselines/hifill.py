@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, without_hole
 from igll.models.layers import composite, pad_to_stride
 
@@ -293,7 +294,13 @@ class HiFill(InpaintingNetwork):
         self.coarse = CoarseNet(image_channels, width)
         self.refinement = RefinementNet(image_channels, width)
 
-    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+    def fill(
+        self,
+        image_BCHW: Tensor,
+        mask_B1HW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        layout: HoleLayout | None = None,
+    ) -> GeneratorOutput:
         """Fill the hole, in two stages; see :meth:`InpaintingNetwork.fill`.
 
         Beyond ``working_size``, the predictions are the nets' enlarged ones; the last one has the aggregated

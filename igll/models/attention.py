@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.tokens import Packed, pack, to_feature, to_tokens
+from igll.models.hole_layout import HoleLayout
+from igll.models.tokens import Packed, to_feature, to_tokens
 
 
 class Projected(NamedTuple):
@@ -19,14 +20,12 @@ class Projected(NamedTuple):
         key_BKC: Keys, position included.
         value_BKC: Values.
         sources: Which tokens the keys and values belong to; None for all of the grid, in order.
-        usable_B: False where there is nothing to attend to: the result is to be dropped.
     """
 
     query_BMC: Tensor
     key_BKC: Tensor
     value_BKC: Tensor
     sources: Packed | None
-    usable_B: Tensor
 
 
 class GlobalAttention(nn.Module):
@@ -80,27 +79,29 @@ class GlobalAttention(nn.Module):
         ]
         return (row_CH[:, :, None] + column_CW[:, None, :]).flatten(1).T
 
-    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor, layout: HoleLayout | None = None) -> Tensor:
         """Return the feature map with its hole attended.
 
         Args:
             feature_BCHW: Features on the token grid.
             hole_B1HW: Bool, True where the token lies in the hole.
+            layout: What follows from the hole, on the features' device; worked out here if not given.
 
         Returns:
             feature_BCHW; equal to the input outside the hole, and everywhere in an image that has no
             hole or, with ``keys="background"``, no background.
         """
         height, width = feature_BCHW.shape[-2:]
-        tokens_BNC = to_tokens(feature_BCHW)
-        queries = pack(hole_B1HW.flatten(1))
-        if queries.index_BM.shape[1] == 0:
+        layout = layout or HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
+        if layout.holes.index_BM.shape[1] == 0:
             return feature_BCHW
-        projected = self._project(feature_BCHW, hole_B1HW, queries)
-        attended_BMC = self._attend(projected)
-        usable_B11 = projected.usable_B[:, None, None]
-        attended_BMC = torch.where(usable_B11, attended_BMC, queries.gather(tokens_BNC))
-        return to_feature(queries.scatter(tokens_BNC, attended_BMC.to(tokens_BNC.dtype)), height, width)
+        tokens_BNC = to_tokens(feature_BCHW)
+        known_BMC = layout.holes.gather(tokens_BNC)
+        projected = self._project(tokens_BNC, (height, width), known_BMC, self._sources(layout))
+        attended_BMC = self._attend(projected).to(tokens_BNC.dtype)
+        if self.keys == "background" and layout.some_without_background:
+            attended_BMC = torch.where(layout.has_background_B[:, None, None], attended_BMC, known_BMC)
+        return to_feature(layout.holes.scatter(tokens_BNC, attended_BMC), height, width)
 
     def weights(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
         """Where one hole token looks: its attention weights, head by head.
@@ -119,42 +120,46 @@ class GlobalAttention(nn.Module):
             ValueError: If the token is not in the hole of every image.
         """
         height, width = feature_BCHW.shape[-2:]
-        query = one_token(hole_B1HW, row, column)
-        projected = self._project(feature_BCHW, hole_B1HW, query)
+        layout = HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
+        tokens_BNC = to_tokens(feature_BCHW)
+        asking_B1C = one_token(hole_B1HW, row, column).gather(tokens_BNC)
+        projected = self._project(tokens_BNC, (height, width), asking_B1C, self._sources(layout))
         score_BG1K = self._by_head(projected.query_BMC) @ self._by_head(projected.key_BKC).transpose(2, 3)
         score_BGK = score_BG1K[:, :, 0] / self.head_channels**0.5
         if projected.sources is None:
             return score_BGK.softmax(2).unflatten(2, (height, width))
-        index_BK, valid_BK = projected.sources
-        weight_BGK = score_BGK.masked_fill(~valid_BK[:, None], float("-inf")).softmax(2)
-        weight_BGK = torch.where(projected.usable_B[:, None, None], weight_BGK, 0.0)
+        index_BK = projected.sources.index_BM
+        barred_B1K = ~projected.sources.valid_BM[:, None]
+        weight_BGK = score_BGK.masked_fill(barred_B1K, float("-inf")).softmax(2)
+        weight_BGK = torch.where(layout.has_background_B[:, None, None], weight_BGK, 0.0)
         grid_BGN = weight_BGK.new_zeros(*weight_BGK.shape[:2], height * width)
         return grid_BGN.scatter(2, index_BK[:, None].expand_as(weight_BGK), weight_BGK).unflatten(
             2, (height, width)
         )
 
-    def _project(self, feature_BCHW: Tensor, hole_B1HW: Tensor, queries: Packed) -> Projected:
-        """Queries of the given tokens, keys and values of those that may be attended."""
-        tokens_BNC, hole_BN = to_tokens(feature_BCHW), hole_B1HW.flatten(1)
-        query_BMC = self.query(queries.gather(tokens_BNC))
-        key_BNC, value_BNC = self.key(tokens_BNC), self.value(tokens_BNC)
-        position_NC = self.position_NC(*feature_BCHW.shape[-2:])
+    def _project(
+        self, tokens_BNC: Tensor, grid: tuple[int, int], asking_BMC: Tensor, sources: Packed | None
+    ) -> Projected:
+        """Queries of the asking tokens, keys and values of the sources (None: all tokens)."""
+        source_BKC = tokens_BNC if sources is None else sources.gather(tokens_BNC)
+        key_BKC = self.key(source_BKC)
+        position_NC = self.position_NC(*grid)
         if position_NC is not None:
-            key_BNC = key_BNC + position_NC.to(key_BNC.dtype)
-        if self.keys == "all":
-            return Projected(query_BMC, key_BNC, value_BNC, None, hole_BN.new_ones(hole_BN.shape[0]))
-        usable_B = ~hole_BN.all(1)
-        # An image without background attends to everything, and its result is dropped.
-        sources = pack(~hole_BN | ~usable_B[:, None])
-        return Projected(query_BMC, sources.gather(key_BNC), sources.gather(value_BNC), sources, usable_B)
+            position_BKC = position_NC.to(key_BKC.dtype).expand(len(key_BKC), -1, -1)
+            key_BKC = key_BKC + (position_BKC if sources is None else sources.gather(position_BKC))
+        return Projected(self.query(asking_BMC), key_BKC, self.value(source_BKC), sources)
+
+    def _sources(self, layout: HoleLayout) -> Packed | None:
+        """What may be attended; None for all tokens."""
+        return layout.background if self.keys == "background" else None
 
     def _attend(self, projected: Projected) -> Tensor:
         """Scaled dot-product attention over the heads (equations 6–9)."""
         query, key, value = (
             self._by_head(tokens) for tokens in (projected.query_BMC, projected.key_BKC, projected.value_BKC)
         )
-        valid_BK = None if projected.sources is None else projected.sources.valid_BM
-        mask = None if valid_BK is None or bool(valid_BK.all()) else valid_BK[:, None, None, :]
+        sources = projected.sources
+        mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
@@ -177,4 +182,4 @@ def one_token(hole_B1HW: Tensor, row: int, column: int) -> Packed:
     index_B1 = torch.full(
         (hole_B1HW.shape[0], 1), row * width + column, dtype=torch.long, device=hole_B1HW.device
     )
-    return Packed(index_B1, torch.ones_like(index_B1, dtype=torch.bool))
+    return Packed(index_B1, torch.ones_like(index_B1, dtype=torch.bool), ragged=False)

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from igll.models.attention import GlobalAttention
 from igll.models.edges import LearnedEdges
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
+    STRIDE,
+    WINDOW_MARGIN,
     AttentionBranch,
     Decoder,
     FeatureBranch,
     composite,
     hole_on_grid,
+    in_window,
     initialise_convolutions,
     pad_to_stride,
     prefill_harmonic,
@@ -55,18 +59,28 @@ class ReconstructionNet(nn.Module):
             # Start at the input, or near mid-range: far out, the clamp lets no gradient through.
             last.weight.mul_(0.0 if residual else 0.1)
 
-    def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
-        """Return the prediction_BCHW in [-1, 1] for the whole frame.
+    def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, layout: HoleLayout) -> Tensor:
+        """Return the prediction_BCHW in [-1, 1] for the layout's window; around it, the input.
 
         Args:
             image_BCHW: Image whose hole holds the net's starting point.
             prior_BCHW: Edge (if any) and mask channels.
-            hole_B1HW: The hole on the feature grid, bool.
+            layout: Where the hole is on the feature grid.
         """
         input_BCHW = torch.cat([image_BCHW, prior_BCHW.to(image_BCHW.dtype)], 1)
-        features = [self.feature_branch(input_BCHW), self.attention_branch(input_BCHW, hole_B1HW)]
+        input_BCHW = input_BCHW.contiguous(memory_format=torch.channels_last)
+        features = [
+            in_window(self.feature_branch(input_BCHW), layout),
+            self.attention_branch(input_BCHW, layout),
+        ]
         output_BCHW = self.decoder(torch.cat(features, 1)).to(image_BCHW.dtype)
-        return (image_BCHW + output_BCHW if self.residual else output_BCHW).clamp(-1.0, 1.0)
+        window = layout.window
+        if self.residual:
+            output_BCHW = output_BCHW + (
+                image_BCHW if window is None else window.crop_pixels(image_BCHW, STRIDE)
+            )
+        output_BCHW = output_BCHW.clamp(-1.0, 1.0)
+        return output_BCHW if window is None else window.put_pixels(image_BCHW, output_BCHW, STRIDE)
 
 
 class Generator(InpaintingNetwork):
@@ -117,13 +131,26 @@ class Generator(InpaintingNetwork):
         self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
         self.pirn = ReconstructionNet(in_channels, image_channels, width, first, residual)
         self.pern = ReconstructionNet(in_channels, image_channels, width, second, residual)
+        # Tokens are then rows of memory, and convolutions faster on CPUs and tensor cores.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+    def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout:
+        """What follows from the mask alone; see :meth:`InpaintingNetwork.layout`."""
+        hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW.cpu() > 0.5).float()))
+        return HoleLayout.of(hole_B1HW, None if whole_frame else WINDOW_MARGIN)
+
+    def fill(
+        self,
+        image_BCHW: Tensor,
+        mask_B1HW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        layout: HoleLayout | None = None,
+    ) -> GeneratorOutput:
         """Fill the hole, in two stages; see :meth:`InpaintingNetwork.fill`."""
         self.check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]
         image, mask = map(pad_to_stride, without_hole(image_BCHW, mask_B1HW))
-        hole = hole_on_grid(mask)
+        layout = layout or self.layout(mask_B1HW).to(mask.device)
         start = self._prefilled(image, mask)
         prior, edge_logits = [mask], None
         if self.edges is not None:
@@ -132,14 +159,14 @@ class Generator(InpaintingNetwork):
         elif edge_B1HW is not None:
             prior.insert(0, pad_to_stride(edge_B1HW))
         prior_BCHW = torch.cat([channel.to(image.dtype) for channel in prior], 1)
-        first = self.pirn(start, prior_BCHW, hole)
+        first = self.pirn(start, prior_BCHW, layout)
         pixel = composite(first, image, mask)
-        second = self.pern(pixel, prior_BCHW, hole)
+        second = self.pern(pixel, prior_BCHW, layout)
         crop = (..., slice(height), slice(width))
         return GeneratorOutput(
             pixel[crop],
             composite(second, image, mask)[crop],
-            (first[crop], second[crop]),
+            (first[crop], second[crop]) if layout.window is None else (),
             None if edge_logits is None else edge_logits[crop],
         )
 

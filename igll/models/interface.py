@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from igll.models.hole_layout import HoleLayout
+
 StructurePrior = Literal["oracle", "learned", "reference", "none"]
 
 
@@ -18,7 +20,7 @@ class GeneratorOutput(NamedTuple):
         pixel_BCHW: The first stage's composite in [-1, 1] (PIRN's); networks of one stage repeat the result.
         perception_BCHW: The last stage's composite in [-1, 1] (PERN's): the result.
         predictions: What each stage painted on the whole frame, before the known pixels were put back, in
-            order, at the size of the frame.
+            order, at the size of the frame; none if the layout asked for the hole alone.
         edge_logits_B1HW: Completed edges before the sigmoid with the prior ``learned``, else None.
     """
 
@@ -41,14 +43,38 @@ class InpaintingNetwork(nn.Module, ABC):
         self.image_channels = image_channels
         self.structure_prior = structure_prior
 
+    def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout | None:
+        """What follows from the mask alone, for :meth:`fill`; None for networks that need nothing.
+
+        On a GPU a pass that is given its layout never waits for the device, if the layout was worked out from
+        a mask on the CPU.
+
+        Args:
+            mask_B1HW: 1 = missing, on any device.
+            whole_frame: Whether :attr:`GeneratorOutput.predictions` are wanted. Without them a network may
+                leave out what the hole's pixels do not depend on.
+
+        Returns:
+            The layout, on the CPU.
+        """
+        return None
+
     @abstractmethod
-    def fill(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> GeneratorOutput:
+    def fill(
+        self,
+        image_BCHW: Tensor,
+        mask_B1HW: Tensor,
+        edge_B1HW: Tensor | None = None,
+        layout: HoleLayout | None = None,
+    ) -> GeneratorOutput:
         """Fill the hole and return every intermediate that a loss needs.
 
         Args:
             image_BCHW: Image in [-1, 1], any H × W; the content of the hole is ignored, NaN included.
             mask_B1HW: 1 = missing.
             edge_B1HW: Edge map in [0, 1], for the priors ``oracle`` and ``reference`` alone.
+            layout: What :meth:`layout` made of the mask, on the image's device; by default it is made here,
+                for the whole frame.
 
         Raises:
             ValueError: If shapes do not fit, or an edge map is missing, or given to a network that must not
@@ -64,7 +90,10 @@ class InpaintingNetwork(nn.Module, ABC):
             The first and the last stage's composites, both in [-1, 1] and equal to the input outside the
             hole.
         """
-        output = self.fill(image_BCHW, mask_B1HW, edge_B1HW)
+        self.check(image_BCHW, mask_B1HW, edge_B1HW)
+        layout = self.layout(mask_B1HW, whole_frame=False)
+        on_device = None if layout is None else layout.to(image_BCHW.device)
+        output = self.fill(image_BCHW, mask_B1HW, edge_B1HW, on_device)
         return output.pixel_BCHW, output.perception_BCHW
 
     def check(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from igll.models.hole_layout import HoleLayout
 
 # Per level of the pyramid. Eight times as many come three times closer to the membrane (see
 # tests/models/test_harmonic.py for what these reach) and fill smooth images at most 0.25 dB better.
 HARMONIC_SWEEPS = 16
 STRIDE = 4  # the feature grid is a quarter of the image on each side
+# How many tokens beyond the hole its pixels depend on, from the attention's result on: two convolutions, and
+# the decoder's two at a quarter, two at half and three at full resolution, 15 pixels in all.
+WINDOW_MARGIN = 6
 
 
 class ConvELU(nn.Sequential):
@@ -27,8 +34,42 @@ class ConvELU(nn.Sequential):
         padding = dilation * (kernel_size // 2)
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation),
-            activation(),
+            activation(inplace=True),
         )
+
+
+class EnlargingConv2d(nn.Conv2d):
+    """A 3 × 3 convolution of features enlarged twice by repetition, without enlarging them.
+
+    Of the nine pixels under the kernel at most 2 × 2 differ, so each of the four pixels that one becomes is a
+    2 × 2 convolution of the small features with sums of the weights: 16 products instead of 36.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, out_channels, 2 · H, 2 · W), channels last in memory."""
+        height, width = input.shape[-2:]
+        kernel = torch.cat([both for rows in _on_pairs(self.weight, 2) for both in _on_pairs(rows, 3)])
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        phase_BHWPQO = F.conv2d(input, kernel, bias, padding=1).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+        # Even pixels start at the first of the H + 1 rows (and columns), odd ones at the second.
+        shifted = phase_BHWPQO.unfold(1, height, 1).unfold(2, width, 1)
+        of_pixel_BOHWPQ = shifted.diagonal(0, 1, 3).diagonal(0, 1, 2)
+        enlarged_BHPWQO = of_pixel_BOHWPQ.permute(0, 2, 4, 3, 5, 1)
+        return enlarged_BHPWQO.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _on_pairs(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Three weights along an axis as two, for the even and for the odd pixels of an enlarged image.
+
+    An even pixel sees the small pixel before its own, and its own twice; an odd one its own twice, and the
+    next.
+    """
+    before, at, after = weight.unbind(axis)
+    return torch.stack([before, at + after], axis), torch.stack([before + at, after], axis)
 
 
 class FeatureBranch(nn.Sequential):
@@ -55,7 +96,7 @@ class AttentionBranch(nn.Module):
     Args:
         in_channels: Channels of the image-sized input.
         width: Base width c.
-        attention: Module called with (feature_BCHW, hole_B1HW) on the H/4 × W/4 grid.
+        attention: Module called with (feature_BCHW, hole_B1HW, layout) on the H/4 × W/4 grid.
     """
 
     def __init__(self, in_channels: int, width: int, attention: nn.Module) -> None:
@@ -71,9 +112,10 @@ class AttentionBranch(nn.Module):
         self.attention = attention
         self.after = nn.Sequential(ConvELU(4 * width, 4 * width), ConvELU(4 * width, 4 * width))
 
-    def forward(self, input_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
-        """Return feature_BCHW; hole_B1HW is the hole on the feature grid."""
-        feature_BCHW: Tensor = self.after(self.attention(self.before(input_BCHW), hole_B1HW))
+    def forward(self, input_BCHW: Tensor, layout: HoleLayout) -> Tensor:
+        """Return feature_BCHW of the layout's window."""
+        attended_BCHW = self.attention(self.before(input_BCHW), layout.hole_B1HW, layout)
+        feature_BCHW: Tensor = self.after(in_window(attended_BCHW, layout))
         return feature_BCHW
 
 
@@ -81,17 +123,22 @@ class Decoder(nn.Sequential):
     """From both branches' features, concatenated (8 × width), back to the image (section 3.2)."""
 
     def __init__(self, width: int, out_channels: int) -> None:
-        super().__init__(
-            ConvELU(8 * width, 4 * width),
-            ConvELU(4 * width, 4 * width),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            ConvELU(4 * width, 2 * width),
-            ConvELU(2 * width, 2 * width),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            ConvELU(2 * width, width),
-            ConvELU(width, width // 2),
-            nn.Conv2d(width // 2, out_channels, 3, padding=1),
-        )
+        layers = {
+            0: ConvELU(8 * width, 4 * width),
+            1: ConvELU(4 * width, 4 * width),
+            3: nn.Sequential(EnlargingConv2d(4 * width, 2 * width), nn.ELU(inplace=True)),
+            4: ConvELU(2 * width, 2 * width),
+            6: nn.Sequential(EnlargingConv2d(2 * width, width), nn.ELU(inplace=True)),
+            7: ConvELU(width, width // 2),
+            8: nn.Conv2d(width // 2, out_channels, 3, padding=1),
+        }
+        # Saved weights count the enlargements (2 and 5), which are layers in the paper.
+        super().__init__(OrderedDict((str(number), layer) for number, layer in layers.items()))
+
+
+def in_window(feature_BCHW: Tensor, layout: HoleLayout) -> Tensor:
+    """The part of a feature map that the hole's pixels are painted from."""
+    return feature_BCHW if layout.window is None else layout.window.crop(feature_BCHW)
 
 
 def initialise_convolutions(module: nn.Module) -> None:

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.models.attention import GlobalAttention, one_token
-from igll.models.tokens import Packed, pack, to_feature, to_tokens
+from igll.models.hole_layout import OFFSETS, HoleLayout
+from igll.models.tokens import Packed, in_batch, take_rows, to_feature, to_tokens
 
-# Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
-OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 SCORE_BUDGET = 64 * 1024 * 1024  # entries of the score matrix held at once when no gradient is needed
 
 
@@ -43,12 +42,12 @@ class Matching(NamedTuple):
     Attributes:
         query_BMP: Unit foreground patches around the hole tokens, summed over the neighbourhood (steps 1, 3).
         kernel_BKP: Background patches.
-        slot_BMO: For each hole token and offset, where that neighbour stands among the queries.
+        scale_BK: One over each background patch's length.
     """
 
     query_BMP: Tensor
     kernel_BKP: Tensor
-    slot_BMO: Tensor
+    scale_BK: Tensor
 
 
 class FlexibleFeatureSimilarity(nn.Module):
@@ -89,29 +88,29 @@ class FlexibleFeatureSimilarity(nn.Module):
         self.attention = GlobalAttention(channels, heads, position, position_grid, keys="background")
         self.channel_gate = ChannelGate(channels)
 
-    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor, layout: HoleLayout | None = None) -> Tensor:
         """Return the feature map with its hole filled from background patches.
 
         Args:
             feature_BCHW: Features on the token grid.
             hole_B1HW: Bool, True where the token lies in the hole.
+            layout: What follows from the hole, on the features' device; worked out here if not given.
 
         Returns:
             feature_BCHW; equal to the input outside the hole, and everywhere in an image that has no
             hole or no valid background patch.
         """
         height, width = feature_BCHW.shape[-2:]
-        holes = pack(hole_B1HW.flatten(1))
-        sources = pack(valid_patches(hole_B1HW).flatten(1))
-        if holes.index_BM.shape[1] == 0 or sources.index_BM.shape[1] == 0:
+        layout = layout or HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
+        holes, patches = layout.holes, layout.patches
+        if holes.index_BM.shape[1] == 0 or patches.index_BM.shape[1] == 0:
             return feature_BCHW
         tokens_BNC = to_tokens(feature_BCHW)
-        matching = self._match(feature_BCHW, hole_B1HW, holes, sources)
-        pasted_BMP = self._select(matching.query_BMP, matching.kernel_BKP, sources.valid_BM)
-        filled_BMC = _paste(pasted_BMP, matching.slot_BMO)
-
-        usable_B11 = sources.valid_BM.any(1)[:, None, None]
-        filled_BMC = torch.where(usable_B11, filled_BMC.to(tokens_BNC.dtype), holes.gather(tokens_BNC))
+        matching = self._match(feature_BCHW, layout)
+        filled_BMC = _paste(self._select(matching, patches), layout).to(tokens_BNC.dtype)
+        if layout.some_without_patches:
+            usable_B11 = layout.has_patches_B[:, None, None]
+            filled_BMC = torch.where(usable_B11, filled_BMC, holes.gather(tokens_BNC))
         return to_feature(holes.scatter(tokens_BNC, filled_BMC), height, width)
 
     def scores(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
@@ -184,103 +183,95 @@ class FlexibleFeatureSimilarity(nn.Module):
             are hole; the patches' centres.
         """
         token = one_token(hole_B1HW, row, column)
-        holes = pack(hole_B1HW.flatten(1))
-        sources = pack(valid_patches(hole_B1HW).flatten(1))
-        matching = self._match(feature_BCHW, hole_B1HW, holes, sources)
-        place_B11 = (holes.index_BM == token.index_BM).int().argmax(1)[:, None, None]
-        slot_BO = matching.slot_BMO.gather(1, place_B11.expand(-1, -1, len(OFFSETS)))[:, 0]
-        query_BOP = _take(matching.query_BMP, slot_BO)
-        score_BOK = torch.matmul(query_BOP, _unit(matching.kernel_BKP).transpose(1, 2))
-        return score_BOK, slot_BO < holes.index_BM.shape[1], sources
+        layout = HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
+        matching = self._match(feature_BCHW, layout)
+        place_B1 = (layout.holes.index_BM == token.index_BM).int().argmax(1)[:, None]
+        around_BO, covers_BO = (
+            slot_BMO.gather(1, place_B1[..., None].expand(-1, -1, len(OFFSETS)))[:, 0]
+            for slot_BMO in (layout.neighbour_BMO, layout.is_hole_BMO)
+        )
+        query_BOP = take_rows(matching.query_BMP, around_BO) * covers_BO[..., None]
+        score_BOK = query_BOP @ matching.kernel_BKP.transpose(1, 2) * matching.scale_BK[:, None]
+        return score_BOK, covers_BO, layout.patches
 
-    def _match(self, feature_BCHW: Tensor, hole_B1HW: Tensor, holes: Packed, sources: Packed) -> Matching:
+    def _match(self, feature_BCHW: Tensor, layout: HoleLayout) -> Matching:
         """Foreground attended from the background, and both sides' patches (steps 1 to 3)."""
         height, width = feature_BCHW.shape[-2:]
-        foreground_BNC = to_tokens(self.attention(feature_BCHW, hole_B1HW))
-        gated_BNC = self.channel_gate(to_tokens(feature_BCHW), hole_B1HW.flatten(1))
-        patch_BMP = gather_patches(foreground_BNC, holes.index_BM, height, width)
-        kernel_BKP = gather_patches(gated_BNC, sources.index_BM, height, width)
-        slot_BMO = neighbour_slots(holes, height, width)
-        return Matching(_sum_over_neighbours(_unit(patch_BMP), slot_BMO), kernel_BKP, slot_BMO)
+        grid = (height, width)
+        foreground_BNC = to_tokens(self.attention(feature_BCHW, layout.hole_B1HW, layout))
+        gated_BNC = self.channel_gate(to_tokens(feature_BCHW), layout.hole_B1HW.flatten(1))
+        patch_BMP, patch_scale_BM = gather_patches(foreground_BNC, layout.holes.index_BM, grid)
+        kernel_BKP, kernel_scale_BK = gather_patches(gated_BNC, layout.patches.index_BM, grid)
+        # A neighbour's patch counts by its direction alone, and not at all if it is no hole.
+        scale_BMO = take_rows(patch_scale_BM[..., None], layout.neighbour_BMO.flatten(1))
+        weight_BMO = scale_BMO.view_as(layout.neighbour_BMO) * layout.is_hole_BMO
+        return Matching(sum_rows(patch_BMP, layout.neighbour_BMO, weight_BMO), kernel_BKP, kernel_scale_BK)
 
-    def _select(self, query_BMP: Tensor, kernel_BKP: Tensor, valid_BK: Tensor) -> Tensor:
+    def _select(self, matching: Matching, patches: Packed) -> Tensor:
         """Mix (or pick) background patches for each query, some queries at a time where memory asks."""
-        key_BPK = _unit(kernel_BKP).transpose(1, 2)
+        query_BMP, kernel_BKP, scale_BK = matching
         batch, queries, keys = query_BMP.shape[0], query_BMP.shape[1], kernel_BKP.shape[1]
         rows = queries if torch.is_grad_enabled() else max(1, SCORE_BUDGET // (batch * keys))
-        # With no real patch at all, every padded one stays in play; the caller drops the result.
-        barred_B1K = (~valid_BK & valid_BK.any(1, keepdim=True))[:, None, :]
+        barred_B1K = None
+        if patches.ragged:
+            # With no real patch at all, every padded one stays in play; the caller drops the result.
+            barred_B1K = (~patches.valid_BM & patches.valid_BM.any(1, keepdim=True))[:, None, :]
         mixed = []
         for query in query_BMP.split(rows, dim=1):
-            score = torch.matmul(query, key_BPK).masked_fill(barred_B1K, float("-inf"))
+            score = query @ kernel_BKP.transpose(1, 2) * (self.score_scale * scale_BK)[:, None]
+            if barred_B1K is not None:
+                score = score.masked_fill(barred_B1K, float("-inf"))
             if self.select == "best":
-                best_BM = score.argmax(2)
-                mixed.append(kernel_BKP.gather(1, best_BM[..., None].expand(-1, -1, kernel_BKP.shape[2])))
+                mixed.append(take_rows(kernel_BKP, score.argmax(2)))
             else:
-                mixed.append(torch.matmul((self.score_scale * score).softmax(2), kernel_BKP))
-        return torch.cat(mixed, 1)
+                mixed.append(score.softmax(2).to(kernel_BKP.dtype) @ kernel_BKP)
+        return torch.cat(mixed, 1) if len(mixed) > 1 else mixed[0]
 
 
-def valid_patches(hole_B1HW: Tensor) -> Tensor:
-    """Bool_B1HW, True at the centre of each 3 × 3 patch that lies in the grid and touches no hole token."""
-    barred = F.pad(hole_B1HW.float(), (1, 1, 1, 1), value=1.0)
-    return F.max_pool2d(barred, 3, stride=1) == 0
+def gather_patches(tokens_BNC: Tensor, centre_BM: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """3 × 3 patches around the given tokens, zero beyond the grid.
+
+    Args:
+        tokens_BNC: Tokens of the grid.
+        centre_BM: Positions of the patches' centres.
+        grid: Height and width of the grid.
+
+    Returns:
+        patch_BM(9C), and one over each patch's length, scale_BM, in at least float32.
+    """
+    batch, _, channels = tokens_BNC.shape
+    # A frame of zeros around the grid stands for what lies beyond it.
+    framed_BHWC = F.pad(tokens_BNC.unflatten(1, grid), (0, 0, 1, 1, 1, 1))
+    framed_BNC = framed_BHWC.flatten(1, 2)
+    around_O = torch.tensor(
+        [row * (grid[1] + 2) + column for row, column in OFFSETS], device=tokens_BNC.device
+    )
+    framed_centre_BM = centre_BM + 2 * (centre_BM // grid[1]) + grid[1] + 3
+    index_BX = (framed_centre_BM[..., None] + around_O).flatten(1)
+    patch_BMP = take_rows(framed_BNC, index_BX).view(batch, -1, len(OFFSETS) * channels)
+    precise = torch.promote_types(tokens_BNC.dtype, torch.float32)
+    length_BM = torch.linalg.vector_norm(patch_BMP, dim=2, dtype=precise)
+    return patch_BMP, 1 / length_BM.clamp_min(1e-6)
 
 
-def gather_patches(tokens_BNC: Tensor, centre_BM: Tensor, height: int, width: int) -> Tensor:
-    """3 × 3 patches around the given tokens as patch_BM(9C), zero beyond the grid."""
-    row_BM, column_BM = centre_BM // width, centre_BM % width
-    pieces = []
-    for row_offset, column_offset in OFFSETS:
-        row, column = row_BM + row_offset, column_BM + column_offset
-        inside_BM = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        index_BM = torch.where(inside_BM, row * width + column, 0)
-        piece_BMC = tokens_BNC.gather(1, index_BM[..., None].expand(-1, -1, tokens_BNC.shape[2]))
-        pieces.append(piece_BMC * inside_BM[..., None])
-    return torch.cat(pieces, 2)
+def sum_rows(table_BMP: Tensor, index_BMO: Tensor, weight_BMO: Tensor) -> Tensor:
+    """For every entry, the weighted sum of some rows of its image's table: row_BMP."""
+    batch, rows, _ = table_BMP.shape
+    flat_XO = in_batch(index_BMO, rows).view(-1, index_BMO.shape[2])
+    sum_XP = F.embedding_bag(
+        flat_XO,
+        table_BMP.flatten(0, 1),
+        mode="sum",
+        per_sample_weights=weight_BMO.to(table_BMP.dtype).flatten(0, 1),
+    )
+    return sum_XP.unflatten(0, (batch, -1))
 
 
-def neighbour_slots(holes: Packed, height: int, width: int) -> Tensor:
-    """For each hole token and offset, where its neighbour stands in the packed list; M if it is no hole."""
-    batch, count = holes.index_BM.shape
-    device = holes.index_BM.device
-    slot_BN = torch.full((batch, height * width), count, dtype=torch.long, device=device)
-    own_BM = torch.where(holes.valid_BM, torch.arange(count, device=device), count)
-    slot_BHW = slot_BN.scatter(1, holes.index_BM, own_BM).unflatten(1, (height, width))
-    padded = F.pad(slot_BHW, (1, 1, 1, 1), value=count)
-    around = [
-        padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width].flatten(1)
-        for row, column in OFFSETS
-    ]
-    return torch.stack([slot.gather(1, holes.index_BM) for slot in around], 2)
-
-
-def _unit(patch_BMP: Tensor) -> Tensor:
-    """Patches scaled to unit length, so that products are cosines; a zero patch stays zero."""
-    precise = torch.promote_types(patch_BMP.dtype, torch.float32)
-    return F.normalize(patch_BMP.to(precise), dim=2, eps=1e-6).to(patch_BMP.dtype)
-
-
-def _take(patch_BMP: Tensor, slot_BM: Tensor) -> Tensor:
-    """Rows of the packed list; slot M (no hole) gives zeros."""
-    padded = F.pad(patch_BMP, (0, 0, 0, 1))
-    return padded.gather(1, slot_BM[..., None].expand(-1, -1, patch_BMP.shape[2]))
-
-
-def _sum_over_neighbours(patch_BMP: Tensor, slot_BMO: Tensor) -> Tensor:
-    """Propagation: sum of the patches of the 3 × 3 neighbourhood's hole tokens."""
-    total_BMP = torch.zeros_like(patch_BMP)
-    for slot_BM in slot_BMO.unbind(2):
-        total_BMP = total_BMP + _take(patch_BMP, slot_BM)
-    return total_BMP
-
-
-def _paste(patch_BMP: Tensor, slot_BMO: Tensor) -> Tensor:
+def _paste(patch_BMP: Tensor, layout: HoleLayout) -> Tensor:
     """Transposed convolution read at the hole tokens: every patch that covers a token, averaged."""
-    pieces_BMOC = patch_BMP.unflatten(2, (len(OFFSETS), -1))
-    total_BMC = torch.zeros_like(pieces_BMOC[:, :, 0])
-    for offset, slot_BM in enumerate(slot_BMO.unbind(2)):
-        # A patch centred at token + OFFSETS[o] covers the token with its element -OFFSETS[o].
-        total_BMC = total_BMC + _take(pieces_BMOC[:, :, len(OFFSETS) - 1 - offset], slot_BM)
-    covered_BM1 = (slot_BMO < patch_BMP.shape[1]).sum(2)[..., None]
-    return total_BMC / covered_BM1.clamp_min(1)
+    piece_BXC = patch_BMP.unflatten(2, (len(OFFSETS), -1)).flatten(1, 2)
+    # A patch centred at token + OFFSETS[o] covers the token with its element -OFFSETS[o].
+    element_O = torch.arange(len(OFFSETS) - 1, -1, -1, device=patch_BMP.device)
+    covered_BM1 = layout.is_hole_BMO.sum(2, keepdim=True)
+    weight_BMO = layout.is_hole_BMO.to(patch_BMP.dtype) / covered_BM1.clamp_min(1)
+    return sum_rows(piece_BXC, layout.neighbour_BMO * len(OFFSETS) + element_O, weight_BMO)

@@ -1,4 +1,4 @@
-"""Picking the tokens that matter: hole tokens as queries, background tokens as keys.
+"""Tokens of a feature map: reading and replacing those that matter, row by row.
 
 Images of a batch have holes of different sizes, so the chosen tokens are packed to the front and
 padded to the longest list; ``valid_BM`` says which entries are real. The padding repeats tokens that
@@ -19,19 +19,30 @@ class Packed(NamedTuple):
     Attributes:
         index_BM: Token positions, chosen ones first and in order.
         valid_BM: True where the position was chosen, False for padding.
+        ragged: Whether there is any padding. Known on the host, so that nobody has to wait for a GPU to ask.
     """
 
     index_BM: Tensor
     valid_BM: Tensor
+    ragged: bool
 
     def gather(self, tokens_BNC: Tensor) -> Tensor:
         """Return the chosen tokens (padding included) as tokens_BMC."""
-        return tokens_BNC.gather(1, self.index_BM[..., None].expand(-1, -1, tokens_BNC.shape[-1]))
+        return take_rows(tokens_BNC, self.index_BM)
 
     def scatter(self, tokens_BNC: Tensor, chosen_BMC: Tensor) -> Tensor:
         """Return tokens_BNC with the chosen tokens replaced; padding entries change nothing."""
-        kept_BMC = torch.where(self.valid_BM[..., None], chosen_BMC, self.gather(tokens_BNC))
-        return tokens_BNC.scatter(1, self.index_BM[..., None].expand_as(kept_BMC), kept_BMC)
+        if self.ragged:
+            chosen_BMC = torch.where(self.valid_BM[..., None], chosen_BMC, self.gather(tokens_BNC))
+        return put_rows(tokens_BNC, self.index_BM, chosen_BMC)
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+        return Packed(
+            self.index_BM.to(device, non_blocking=True),
+            self.valid_BM.to(device, non_blocking=True),
+            self.ragged,
+        )
 
 
 def pack(chosen_BN: Tensor) -> Packed:
@@ -40,14 +51,35 @@ def pack(chosen_BN: Tensor) -> Packed:
     longest = int(count_B.max())
     index_BN = torch.argsort((~chosen_BN).to(torch.uint8), dim=1, stable=True)
     valid_BM = torch.arange(longest, device=chosen_BN.device) < count_B[:, None]
-    return Packed(index_BN[:, :longest], valid_BM)
+    return Packed(index_BN[:, :longest], valid_BM, int(count_B.min()) < longest)
+
+
+def in_batch(index_BX: Tensor, rows: int) -> Tensor:
+    """Indices into each image's rows as flat indices into those of the whole batch."""
+    batch = index_BX.shape[0]
+    offset_B = rows * torch.arange(batch, device=index_BX.device)
+    return (index_BX + offset_B.view(-1, *[1] * (index_BX.dim() - 1))).flatten()
+
+
+def take_rows(tokens_BNC: Tensor, index_BM: Tensor) -> Tensor:
+    """Rows of each image as tokens_BMC; whole rows are copied, which is many times faster than ``gather``."""
+    batch, rows, _ = tokens_BNC.shape
+    taken = tokens_BNC.flatten(0, 1).index_select(0, in_batch(index_BM, rows))
+    return taken.unflatten(0, (batch, index_BM.shape[1]))
+
+
+def put_rows(tokens_BNC: Tensor, index_BM: Tensor, rows_BMC: Tensor) -> Tensor:
+    """Tokens_BNC with the rows at distinct positions replaced."""
+    batch, rows, _ = tokens_BNC.shape
+    flat = tokens_BNC.flatten(0, 1).index_copy(0, in_batch(index_BM, rows), rows_BMC.flatten(0, 1))
+    return flat.unflatten(0, (batch, rows))
 
 
 def to_tokens(feature_BCHW: Tensor) -> Tensor:
-    """Row-major tokens_BNC of a feature map."""
+    """Row-major tokens_BNC of a feature map; a view if its memory is channels last."""
     return feature_BCHW.flatten(2).transpose(1, 2)
 
 
 def to_feature(tokens_BNC: Tensor, height: int, width: int) -> Tensor:
-    """Feature map of row-major tokens_BNC."""
+    """Feature map of row-major tokens_BNC; channels last in memory if the tokens are contiguous."""
     return tokens_BNC.transpose(1, 2).unflatten(2, (height, width))

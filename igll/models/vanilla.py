@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from igll.models.attention import GlobalAttention
-from igll.models.tokens import pack, to_feature
+from igll.models.hole_layout import HoleLayout
+from igll.models.tokens import to_feature, to_tokens
 
 
 class VanillaAttention(GlobalAttention):
@@ -27,17 +27,18 @@ class VanillaAttention(GlobalAttention):
     def __init__(self, channels: int, heads: int = 1, position: bool = True, position_grid: int = 64) -> None:
         super().__init__(channels, heads, position, position_grid, keys="all")
 
-    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor, layout: HoleLayout | None = None) -> Tensor:
         """Return the attended feature map.
 
         Args:
             feature_BCHW: Features on the token grid.
             hole_B1HW: The hole, as GAM and FFSM take it; not used.
+            layout: As GAM and FFSM take it; not used.
 
         Returns:
             feature_BCHW, new at every token.
         """
-        every_BN = torch.ones_like(hole_B1HW, dtype=torch.bool).flatten(1)
-        attended_BNC = self._attend(self._project(feature_BCHW, hole_B1HW, pack(every_BN)))
         height, width = feature_BCHW.shape[-2:]
+        tokens_BNC = to_tokens(feature_BCHW)
+        attended_BNC = self._attend(self._project(tokens_BNC, (height, width), tokens_BNC, None))
         return to_feature(attended_BNC.to(feature_BCHW.dtype), height, width)

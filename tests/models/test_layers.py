@@ -7,11 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
     AttentionBranch,
     Decoder,
+    EnlargingConv2d,
     FeatureBranch,
     composite,
     hole_on_grid,
@@ -58,8 +61,8 @@ def convolutions(net: nn.Module, width: int, ends: int) -> list[tuple[float, ...
 class Recorder(nn.Module):
     """An attention module that keeps what it was given."""
 
-    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
-        self.given = feature_BCHW, hole_B1HW
+    def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor, layout: HoleLayout) -> Tensor:
+        self.given = feature_BCHW, hole_B1HW, layout
         return feature_BCHW
 
 
@@ -76,21 +79,38 @@ def test_attention_branch_is_the_papers() -> None:
     assert convolutions(branch, 8, 5) == ATTENTION
     kinds = [type(layer) for layer in branch.modules() if isinstance(layer, (nn.ELU, nn.ReLU))]
     assert kinds == [nn.ELU] * 5 + [nn.ReLU] + [nn.ELU] * 2
-    hole_B1HW = torch.zeros(2, 1, 6, 9, dtype=torch.bool)
-    out_BCHW = branch(torch.randn(2, 5, 24, 36, generator=torch.Generator().manual_seed(0)), hole_B1HW)
+    layout = HoleLayout.of(torch.zeros(2, 1, 6, 9, dtype=torch.bool))
+    out_BCHW = branch(torch.randn(2, 5, 24, 36, generator=torch.Generator().manual_seed(0)), layout)
     assert out_BCHW.shape == recorder.given[0].shape == (2, 32, 6, 9)
-    assert recorder.given[0].min() == 0 and recorder.given[1] is hole_B1HW
+    assert recorder.given[0].min() == 0 and recorder.given[1] is layout.hole_B1HW
     assert out_BCHW.min() < 0
 
 
 def test_decoder_is_the_papers() -> None:
     decoder = Decoder(8, 3)
     assert convolutions(decoder, 8, 3) == DECODER
-    kinds = "".join(type(layer).__name__[0] for layer in decoder)
-    assert kinds == "CCUCCUCCC"
+    kinds = [type(layer) for layer in decoder.modules() if isinstance(layer, nn.Conv2d)]
+    plain, enlarging = nn.Conv2d, EnlargingConv2d
+    assert kinds == [plain, plain, enlarging, plain, enlarging, plain, plain]
     assert sum(isinstance(layer, nn.ELU) for layer in decoder.modules()) == len(DECODER) - 1
-    assert [layer.mode for layer in decoder.modules() if isinstance(layer, nn.Upsample)] == ["nearest"] * 2
     assert decoder(torch.zeros(2, 64, 6, 9)).shape == (2, 3, 24, 36)
+
+
+@pytest.mark.parametrize("height, width", [(5, 7), (1, 1), (8, 2)])
+def test_the_enlarging_convolution_is_that_of_the_enlarged_features(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    layer = EnlargingConv2d(6, 4).double()
+    feature_BCHW = torch.randn(2, 6, height, width, dtype=torch.float64, requires_grad=True)
+    enlarged_BCHW = F.interpolate(feature_BCHW, scale_factor=2, mode="nearest")
+    expected_BCHW = F.conv2d(enlarged_BCHW, layer.weight, layer.bias, padding=1)
+    out_BCHW = layer(feature_BCHW)
+    assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-12)
+    weight_BCHW = torch.randn_like(expected_BCHW)
+    sources = (feature_BCHW, layer.weight, layer.bias)
+    found = torch.autograd.grad((out_BCHW * weight_BCHW).sum(), sources)
+    expected = torch.autograd.grad((expected_BCHW * weight_BCHW).sum(), sources)
+    for gradient, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(gradient, wanted, rtol=0, atol=1e-11)
 
 
 def test_nothing_is_normalised() -> None:

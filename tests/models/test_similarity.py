@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from igll.models import similarity
-from igll.models.similarity import ChannelGate, FlexibleFeatureSimilarity, gather_patches, valid_patches
+from igll.models.hole_layout import valid_patches
+from igll.models.similarity import ChannelGate, FlexibleFeatureSimilarity, gather_patches
 
 CHANNELS, HEIGHT, WIDTH = 16, 8, 9
 Select = Literal["softmax", "best"]
@@ -204,7 +205,9 @@ def test_valid_patches_are_those_that_a_loop_finds() -> None:
 def test_gathered_patches_are_those_of_unfold() -> None:
     feature_BCHW = features(2)
     centre_BM = torch.stack([torch.randperm(72, generator=torch.Generator().manual_seed(s)) for s in (0, 1)])
-    patch_BMP = gather_patches(feature_BCHW.flatten(2).transpose(1, 2), centre_BM, HEIGHT, WIDTH)
+    tokens_BNC = feature_BCHW.flatten(2).transpose(1, 2)
+    patch_BMP, scale_BM = gather_patches(tokens_BNC, centre_BM, (HEIGHT, WIDTH))
+    assert torch.allclose(1 / scale_BM, patch_BMP.norm(dim=2), rtol=1e-6, atol=0)
     unfolded_BPN = F.unfold(feature_BCHW, 3, padding=1)
     for sample in range(2):
         expected = unfolded_BPN[sample][:, centre_BM[sample]].unflatten(0, (CHANNELS, 9)).transpose(0, 1)

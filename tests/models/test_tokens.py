@@ -23,7 +23,8 @@ def tokens(channels: int = 3) -> Tensor:
 
 
 def test_pack_puts_the_chosen_positions_first_and_in_order() -> None:
-    index_BM, valid_BM = pack(CHOSEN)
+    index_BM, valid_BM, ragged = pack(CHOSEN)
+    assert ragged and not pack(CHOSEN[[0]]).ragged
     assert index_BM.shape == valid_BM.shape == (4, 6)
     for chosen_N, index_M, valid_M in zip(CHOSEN, index_BM, valid_BM, strict=True):
         assert index_M[valid_M].tolist() == chosen_N.nonzero()[:, 0].tolist()
@@ -33,7 +34,7 @@ def test_pack_puts_the_chosen_positions_first_and_in_order() -> None:
 
 
 def test_pack_is_as_long_as_the_longest_list() -> None:
-    index_BM, valid_BM = pack(CHOSEN[[0, 1, 3]])
+    index_BM, valid_BM, _ = pack(CHOSEN[[0, 1, 3]])
     assert index_BM.tolist()[0] == [1, 3, 4]
     assert valid_BM.tolist() == [[True, True, True], [False, False, False], [True, False, False]]
     assert len(set(index_BM.tolist()[1])) == 3
