@@ -1,0 +1,110 @@
+"""What follows from the mask: neighbours, windows, and a pass that asks the device nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from igll.models.generator import Generator
+from igll.models.hole_layout import OFFSETS, HoleLayout
+from igll.models.layers import WINDOW_MARGIN
+
+HEIGHT, WIDTH = 20, 26
+
+
+def holes() -> Tensor:
+    """In turn: a block inside; two far apart; at a corner; nothing; one token."""
+    hole_B1HW = torch.zeros(5, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    hole_B1HW[0, 0, 8:11, 9:14] = True
+    hole_B1HW[1, 0, 2, 3] = hole_B1HW[1, 0, 9:11, 10] = True
+    hole_B1HW[2, 0, 18:, 23:] = True
+    hole_B1HW[4, 0, 0, 12] = True
+    return hole_B1HW
+
+
+def test_neighbours_are_those_that_a_loop_finds() -> None:
+    hole_B1HW = holes()
+    layout = HoleLayout.of(hole_B1HW)
+    for sample in range(5):
+        places = [tuple(place) for place in hole_B1HW[sample, 0].nonzero().tolist()]
+        for entry, (row, column) in enumerate(places):
+            for offset, (down, right) in enumerate(OFFSETS):
+                neighbour = (row + down, column + right)
+                assert bool(layout.is_hole_BMO[sample, entry, offset]) == (neighbour in places)
+                expected = places.index(neighbour) if neighbour in places else entry
+                assert int(layout.neighbour_BMO[sample, entry, offset]) == expected
+
+
+@pytest.mark.parametrize("margin", [0, 2, 4])
+def test_windows_hold_every_hole_and_its_margin_and_are_no_larger(margin: int) -> None:
+    hole_B1HW = holes()[:1]
+    window = HoleLayout.of(hole_B1HW, margin).window
+    assert window is not None and (window.height, window.width) == (3 + 2 * margin, 5 + 2 * margin)
+    every = HoleLayout.of(holes(), margin).window
+    assert every is not None
+    grid = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)
+    for hole_1HW, index_M in zip(holes(), every.index_BM, strict=True):
+        assert len(index_M) == len(index_M.unique()) == every.height * every.width
+        near_1HW = F.max_pool2d(hole_1HW.float(), 2 * margin + 1, stride=1, padding=margin) > 0
+        assert torch.isin(grid[near_1HW[0]], index_M).all()
+        rows, columns = index_M // WIDTH, index_M % WIDTH
+        assert int(rows.max() - rows.min()) + 1 == every.height
+        assert int(columns.max() - columns.min()) + 1 == every.width
+
+
+def test_a_window_of_nearly_everything_is_everything() -> None:
+    hole_B1HW = torch.zeros(1, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    hole_B1HW[..., 1:, :] = True
+    assert HoleLayout.of(hole_B1HW, 0).window is None
+    assert HoleLayout.of(hole_B1HW).window is None
+
+
+def test_what_is_cut_out_is_put_back() -> None:
+    image_BCHW = torch.randn(5, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(0))
+    window = HoleLayout.of(holes(), 1).window
+    assert window is not None
+    part_BCHW = window.crop_pixels(image_BCHW, 4)
+    for image, part, index_M in zip(image_BCHW, part_BCHW, window.index_BM, strict=True):
+        top, left = divmod(int(index_M[0]), WIDTH)
+        rows = slice(4 * top, 4 * (top + window.height))
+        assert torch.equal(part, image[:, rows, 4 * left : 4 * (left + window.width)])
+    assert torch.equal(window.put_pixels(image_BCHW, part_BCHW, 4), image_BCHW)
+    changed_BCHW = window.put_pixels(image_BCHW, part_BCHW + 1, 4)
+    assert int((changed_BCHW != image_BCHW).sum()) == part_BCHW.numel()
+    assert torch.equal(window.crop_pixels(changed_BCHW, 4), part_BCHW + 1)
+
+
+def test_the_margin_is_as_wide_as_it_has_to_be() -> None:
+    """Some pixel of the hole depends on a token as far away as the margin, and on none beyond."""
+    torch.manual_seed(0)
+    net = Generator(width=4, position_grid=8, structure_prior="none").pirn
+    hole_B1HW = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
+    hole_B1HW[..., 20, 20] = True
+    attended_BCHW = torch.randn(1, 16, 40, 40, requires_grad=True)
+    decoded_BCHW = net.decoder(torch.cat([attended_BCHW, net.attention_branch.after(attended_BCHW)], 1))
+    hole_pixel_BCHW = F.interpolate(hole_B1HW.float(), scale_factor=4).bool().expand_as(decoded_BCHW)
+    decoded_BCHW[hole_pixel_BCHW].sum().backward()
+    assert attended_BCHW.grad is not None
+    rows = attended_BCHW.grad[0].abs().sum((0, 2)).nonzero()[:, 0]
+    reach = max(20 - int(rows.min()), int(rows.max()) - 20)
+    assert reach == WINDOW_MARGIN
+
+
+@pytest.mark.parametrize("prior", ["none", "learned"])
+@pytest.mark.parametrize("whole_frame", [True, False])
+def test_a_pass_with_its_layout_never_waits_for_the_device(prior: str, whole_frame: bool) -> None:
+    """Tensors without content cannot be asked: any look at a value fails, as it would wait on a GPU."""
+    mask_B1HW = torch.zeros(3, 1, 64, 64)
+    mask_B1HW[0, :, 10:20, 30:50] = mask_B1HW[1, :, 40:, 40:] = 1
+    with torch.device("meta"):
+        net = Generator(width=4, structure_prior=prior, prefill="harmonic", residual=True)  # type: ignore[arg-type]
+        image_BCHW = torch.empty(3, 3, 64, 64)
+    meta = torch.device("meta")
+    layout = net.layout(mask_B1HW, whole_frame).to(meta)
+    output = net.fill(image_BCHW, mask_B1HW.to(meta), None, layout)
+    output.perception_BCHW.sum().backward()
+    assert output.perception_BCHW.shape == image_BCHW.shape
+    without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    assert all(name.startswith("edges.") for name in without)
