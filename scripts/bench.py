@@ -27,7 +27,13 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/bench"), help="folder for the results (default: runs/bench)")
     add("--parts", nargs="+", default=PARTS, choices=PARTS, metavar="PART", help=f"{PARTS} (default: all)")
-    add("--models", nargs="+", default=[*PUBLISHED], metavar="NAME", help=f"{[*PUBLISHED]} (default: all)")
+    add(
+        "--models",
+        nargs="+",
+        default=[*PUBLISHED],
+        metavar="NAME",
+        help=f"{[*PUBLISHED]} (default: all) or YAML files",
+    )
     add("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="sides of the images (256 512 1024)")
     add("--batches", nargs="+", type=int, default=[1, 8], help="images at once (default: 1 8)")
     add("--holes", nargs="+", type=int, default=[10, 25, 77], help="missing pixels in percent (10 25 77)")

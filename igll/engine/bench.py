@@ -40,7 +40,8 @@ class BenchRequest:
     Attributes:
         out: Folder for bench.json, bench.md and bench.png.
         config: YAML file of the training step and the loader.
-        models: Networks by the name that ``model.name`` gives them.
+        models: Networks by the name that ``model.name`` gives them, or YAML files whose ``model`` section is
+            measured under the file's name.
         sizes: Sides of the images in pixels.
         batches: Images at once.
         holes: Missing pixels in percent, out of ``cost.HOLES``.
@@ -89,8 +90,11 @@ class BenchRequest:
         Raises:
             InputError: Naming the option.
         """
-        if unknown := [name for name in self.models if name not in PUBLISHED]:
-            raise InputError(f"--models: there is no '{unknown[0]}'; known: {', '.join(PUBLISHED)}")
+        names = [name for name in self.models if not _is_file(name)]
+        if unknown := [name for name in names if name not in PUBLISHED]:
+            raise InputError(
+                f"--models: there is no '{unknown[0]}'; known: {', '.join(PUBLISHED)}, or a YAML file"
+            )
         if unknown_holes := [hole for hole in self.holes if hole not in HOLES]:
             raise InputError(f"--holes: {unknown_holes[0]} % is none of {', '.join(map(str, HOLES))}")
         for size in self.sizes:
@@ -115,7 +119,9 @@ class BenchRequest:
         """
         overrides = [text for text in self.overrides if text.startswith("model.")]
         return {
-            name: build_config({"model": {"name": name}}, overrides, f"model {name}").model
+            _label(name): load_config(Path(name), overrides).model
+            if _is_file(name)
+            else build_config({"model": {"name": name}}, overrides, f"model {name}").model
             for name in self.models
         }
 
@@ -138,9 +144,18 @@ class BenchRequest:
         return [
             Case(model, size, batch, hole, mode, precision)
             for (size, batch), hole, mode, precision, model in product(
-                frames, dict.fromkeys(self.holes), modes, precisions, dict.fromkeys(self.models)
+                frames, dict.fromkeys(self.holes), modes, precisions, dict.fromkeys(map(_label, self.models))
             )
         ]
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _label(name: str) -> str:
+    """What a network is called in the tables: a file by its name without the ending."""
+    return Path(name).stem if _is_file(name) else name
 
 
 def run_bench(request: BenchRequest) -> int:

@@ -12,7 +12,14 @@ from tqdm import tqdm
 from igll.config import ModelConfig
 from igll.engine.bench_cases import Case, autocast, count_multiply_adds, fresh_generator, make_inputs
 from igll.engine.bench_memory import cuda_growth, process_growth
-from igll.engine.bench_roof import Convolution, Roof, noise_for, record_convolutions, roof_multiply_adds
+from igll.engine.bench_roof import (
+    Convolution,
+    Roof,
+    noise_for,
+    record_convolutions,
+    record_layers,
+    roof_multiply_adds,
+)
 from igll.engine.bench_timing import MEASURED, Guarded, Pace, Row, TooLongError, clock, is_out_of_memory, skip
 from igll.engine.cost import MultiplyAdds
 from igll.models import InpaintingNetwork
@@ -72,11 +79,14 @@ class Runner:
         self._inputs = make_inputs(generator, case, settings.device)
         self._network: Callable[..., Any] = generator
         self.convolutions: list[Convolution] = []
+        self.layers: list[Convolution] = []
         self.roof: Roof | None = None
+        self.layer_roof: Roof | None = None
         self.compile_seconds: float | None = None
         self.first_seconds = 0.0
         self.seconds: list[float] = []
         self.roof_seconds: list[float] = []
+        self.layer_seconds: list[float] = []
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -94,6 +104,8 @@ class Runner:
         self.first_seconds = clock(
             device, lambda: self.convolutions.extend(record_convolutions(self.forward))
         )
+        with torch.no_grad():
+            self.layers = record_layers(self._generator, self._inputs, self.convolutions)
         if self.first_seconds * passes > self.settings.limit:
             raise TooLongError(
                 f"the first pass took {self.first_seconds:.1f} s, {passes} would exceed the limit of "
@@ -106,14 +118,20 @@ class Runner:
             self.forward()
 
     def round(self) -> None:
-        """Time one pass and one replay of its convolutions."""
-        assert self.roof is not None  # noqa: S101  (narrows for the type checker)
+        """Time one pass, one replay of its convolutions and one of the network's layers."""
+        assert self.roof is not None and self.layer_roof is not None  # noqa: S101  (narrows for the type checker)
         self.seconds.append(clock(self.settings.device, self.forward))
         self.roof_seconds.append(clock(self.settings.device, self.roof.replay))
+        self.layer_seconds.append(
+            self.roof_seconds[-1]
+            if self.layer_roof is self.roof
+            else clock(self.settings.device, self.layer_roof.replay)
+        )
 
     def numbers(self) -> Row:
         """What was measured."""
         median, roof = statistics.median(self.seconds), statistics.median(self.roof_seconds)
+        layers = statistics.median(self.layer_seconds)
         return {
             "seconds": self.seconds,
             "seconds_median": median,
@@ -121,8 +139,12 @@ class Runner:
             "roof_seconds": self.roof_seconds,
             "roof_median": roof,
             "ratio": median / roof if roof else None,
+            "layer_seconds": self.layer_seconds,
+            "layer_median": layers,
+            "layer_ratio": median / layers if layers else None,
             "roof_convolutions": len(self.convolutions),
             "roof_multiply_adds": roof_multiply_adds(self.convolutions),
+            "layer_multiply_adds": roof_multiply_adds(self.layers),
             "compile_seconds": self.compile_seconds,
         }
 
@@ -232,7 +254,7 @@ class InferenceBench:
 
     def _give_roofs(self, runners: Sequence[Runner], rows: dict[Case, Row]) -> None:
         """Noise for all replays of the group: the inputs' is shared, so that it is held once."""
-        calls = [call for runner in runners for call in runner.convolutions]
+        calls = [call for runner in runners for call in (*runner.convolutions, *runner.layers)]
         guards = [Guarded(rows[runner.case]) for runner in runners]
         try:
             noise = noise_for(calls, self._settings.device)
@@ -246,3 +268,7 @@ class InferenceBench:
             with guard:
                 runner.roof = Roof(runner.convolutions, noise, self._settings.device)
                 runner.roof.replay()
+                runner.layer_roof = runner.roof
+                if runner.layers is not runner.convolutions:
+                    runner.layer_roof = Roof(runner.layers, noise, self._settings.device)
+                    runner.layer_roof.replay()

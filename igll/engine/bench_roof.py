@@ -1,4 +1,8 @@
-"""The roof over a network's speed: its own convolutions, recorded in one pass and replayed alone."""
+"""The roof over a network's speed: its own convolutions, recorded in one pass and replayed alone.
+
+There are two: the convolutions that a pass computes, and the convolution layers of the network as its paper
+lists them, over the whole frame. They differ for IGLL alone, which computes less than its layers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from igll.engine.bench_cases import Inputs
+from igll.models import Generator, InpaintingNetwork
+from igll.models.dense import plain_layers
 
 _CONVOLUTION = torch.ops.aten.convolution
 
@@ -48,12 +56,43 @@ class Convolution(NamedTuple):
     bias: TensorForm | None
     rest: tuple[Any, ...]
 
+    def of_type(self, dtype: torch.dtype) -> Convolution:
+        """The same call on tensors of another type."""
+        bias = None if self.bias is None else self.bias._replace(dtype=dtype)
+        return self._replace(
+            input=self.input._replace(dtype=dtype), weight=self.weight._replace(dtype=dtype), bias=bias
+        )
+
 
 def record_convolutions(forward: Callable[[], object]) -> list[Convolution]:
     """Run a pass and list its convolutions in order."""
     with _Recorder() as recorder:
         forward()
     return recorder.calls
+
+
+def record_layers(
+    generator: InpaintingNetwork, inputs: Inputs, computed: list[Convolution]
+) -> list[Convolution]:
+    """List the convolution layers of a network over the whole frame, by shapes alone.
+
+    Args:
+        generator: The network.
+        inputs: What it is given.
+        computed: What a pass computes, which is the answer for every network but IGLL.
+    """
+    if not isinstance(generator, Generator):
+        return computed
+    meta = torch.device("meta")
+    plain = plain_layers(generator).to(meta)
+    layout = plain.layout(inputs.mask_B1HW).to(meta)
+    edge = None if inputs.edge_B1HW is None else inputs.edge_B1HW.to(meta)
+    calls = record_convolutions(
+        lambda: plain.fill(inputs.image_BCHW.to(meta), inputs.mask_B1HW.to(meta), edge, layout)
+    )
+    # Autocast does not reach tensors without a device.
+    dtypes = {call.input.dtype for call in computed if torch.finfo(call.input.dtype).bits == 16}
+    return [call.of_type(min(dtypes, key=str)) for call in calls] if dtypes else calls
 
 
 class _Recorder(TorchDispatchMode):

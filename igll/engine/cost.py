@@ -45,13 +45,15 @@ def multiply_adds(generator: InpaintingNetwork, side: int, size: int = SIZE) -> 
 
     Args:
         generator: On any device; its weights do not matter.
-        side: Side of the square hole, which lies 32 pixels from the top and the left, as in the paper.
+        side: Side of the square hole, which lies as far from the top and the left as in the paper: 32 pixels
+            of 256.
         size: Side of the image.
     """
     device = next(generator.parameters()).device
     image_1CHW = torch.zeros(1, generator.image_channels, size, size, device=device)
     mask_11HW = torch.zeros(1, 1, size, size, device=device)
-    mask_11HW[..., _BORDER : _BORDER + side, _BORDER : _BORDER + side] = 1
+    start = round(_BORDER * size / SIZE)
+    mask_11HW[..., start : start + side, start : start + side] = 1
     edge_11HW = torch.zeros_like(mask_11HW) if generator.structure_prior in ("oracle", "reference") else None
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         generator(image_1CHW, mask_11HW, edge_11HW)

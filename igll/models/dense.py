@@ -109,6 +109,20 @@ class _WholeFrame(Generator):
         return super().layout(mask_B1HW)
 
 
+def plain_layers(generator: Generator) -> Generator:
+    """A copy of a generator that paints the whole frame, its convolutions those of the paper's table.
+
+    Attention is computed as in the original.
+    """
+    plain = copy.deepcopy(generator)
+    plain.__class__ = _WholeFrame
+    for net in (plain.pirn, plain.pern):
+        for layer in net.decoder:
+            if isinstance(layer, nn.Sequential) and isinstance(layer[0], EnlargingConv2d):
+                layer[0] = _EnlargeThenConvolve(layer[0])
+    return plain
+
+
 def dense_form(generator: Generator) -> Generator:
     """A copy of a generator with the same weights that computes everything, in plain layers.
 
@@ -118,15 +132,11 @@ def dense_form(generator: Generator) -> Generator:
     Returns:
         The copy; its weights have other names.
     """
-    dense = copy.deepcopy(generator)
-    dense.__class__ = _WholeFrame
+    dense = plain_layers(generator)
     for net in (dense.pirn, dense.pern):
         branch = net.attention_branch
         if isinstance(branch.attention, FlexibleFeatureSimilarity):
             branch.attention = DenseFeatureSimilarity(branch.attention)
         elif type(branch.attention) is GlobalAttention:
             branch.attention = DenseGlobalAttention(branch.attention)
-        for layer in net.decoder:
-            if isinstance(layer, nn.Sequential) and isinstance(layer[0], EnlargingConv2d):
-                layer[0] = _EnlargeThenConvolve(layer[0])
     return dense.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

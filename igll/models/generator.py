@@ -134,6 +134,7 @@ class Generator(InpaintingNetwork):
         # Tokens are then rows of memory, and convolutions faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @torch.compiler.disable
     def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout:
         """What follows from the mask alone; see :meth:`InpaintingNetwork.layout`."""
         hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW.cpu() > 0.5).float()))

@@ -20,6 +20,7 @@ _INFERENCE = {
     "seconds_min": "Min",
     "roof_median": "Roof",
     "ratio": "Ratio to roof",
+    "layer_ratio": "Ratio to layers",
     "memory_growth_bytes": "Memory",
 }
 _COLUMNS = (Column("row", "New / old"), *(Column(key, title, 3) for key, title in _INFERENCE.items()))
