@@ -98,7 +98,7 @@ def evaluate(
         measured.append(Method(title, lambda sample: fill_sample(generator, sample, device), oracle))
     suite = _suite(config, device, len(measured))
     recorder = ProtocolRecorder()
-    pictures = _measure(measured, suite, dataset, config, recorder)
+    pictures = measure_methods(measured, suite, dataset, config, recorder)
     protocol = recorder.protocol(dataset, config)
 
     rows = _rows(measured, suite)
@@ -238,18 +238,31 @@ def classical_fill(name: str) -> Fill:
 
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
-def _measure(
+def measure_methods(
     methods: list[Method],
     suite: MetricSuite,
     dataset: InpaintingDataset,
     config: Config,
     recorder: ProtocolRecorder,
+    quiet: bool = False,
 ) -> list[list[NDArray[np.uint8]]]:
-    """Run every method over the test set, one batch at a time; return some images as pictures."""
+    """Run every method over the test set, one batch at a time, and hold no image that is not to be shown.
+
+    Args:
+        methods: Their values per image are added to them.
+        suite: Measures them, in this order.
+        dataset: The test images.
+        config: Batch size, workers and number of pictures.
+        recorder: Takes note of every batch.
+        quiet: Show no progress.
+
+    Returns:
+        For each of the images to be shown: with its hole, as each method filled it, and the truth.
+    """
     loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
     pictures: list[list[NDArray[np.uint8]]] = []
     shown = set(spread(len(dataset), config.eval.pictures))
-    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False):
+    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=quiet):
         recorder.add(sample)
         target = to_unit(sample["target"])
         results = [to_unit(_one_by_one(method.fill, sample)).cpu() for method in methods]

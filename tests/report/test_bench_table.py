@@ -30,6 +30,12 @@ def skipped(model: str, reason: str, status: str = "skipped") -> dict[str, Any]:
     return {**found, "status": status, "reason": reason, "memory_growth_bytes": None, "memory_reason": ""}
 
 
+def metric(name: str, median: float | None, **changes: Any) -> dict[str, Any]:
+    found = {"name": name, "size": 256, "batch": 8, "status": "measured", "reason": "", **changes}
+    times = {} if median is None else {"seconds_median": median, "images_per_second": 8 / median}
+    return {**found, **times}
+
+
 def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     task = {"config": "quickstart", "model": "igll", "width": 16, "crop": 64, "batch": 16}
     parts = [
@@ -51,6 +57,7 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "step_and_data_seconds": 0.8, "images_per_second": 20.0, "steps": 3,
         },
         "loader": [{**task, "workers": 0, "images": 32, "seconds": 2.0, "images_per_second": 16.0}],
+        "evaluation": [metric("ssim", 0.4), metric("fid", None, status="n/a", reason="no weights")],
         **changes,
     }  # fmt: skip
 
@@ -77,7 +84,18 @@ def test_numbers_are_printed_with_their_units():
     assert "Sum of the parts 600.00 ms; step and data as a whole 800.00 ms (0.750), 20.00 images/s" in step
     assert "do not add up" in step
     assert "|       0 |     16.0 |" in section(text, "Loader")
+    evaluation = section(text, "Evaluation: 256 px × 8")
+    assert line(evaluation, "ssim") == ["ssim", "50.00", "20.0"]
+    assert line(evaluation, "fid") == ["fid", "n/a <sup>1</sup>", "n/a <sup>1</sup>"]
+    assert "n/a: no weights" in evaluation and "without" not in evaluation
     assert "processor: a processor" in text and "some kind" in text and "Interrupted" not in text
+
+
+def test_what_all_metrics_leave_out_is_said():
+    rows = [metric("all metrics", 2.0, left_out=["fid", "kid"])]
+    text = section(markdown(results(evaluation=rows)), "Evaluation")
+    assert line(text, "all metrics") == ["all metrics", "250.00", "4.0"]
+    assert "All metrics: without fid, kid." in text
 
 
 def test_cases_without_numbers_carry_their_reason():
@@ -125,6 +143,7 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
         loader=[],
     )
     new["training"]["step_and_data_seconds"] = 0.4
+    new["evaluation"][0] = metric("ssim", 0.1)
     for name, content in (("old", old), ("new", new)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     found = compare_results(read_results(tmp_path / "old.json"), new)
@@ -139,6 +158,9 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
     task = "quickstart, igll width 16, 64 px × 16"
     assert rows[f"training {task}: step and data"]["seconds_median"] == 0.5
     assert rows[f"training {task}: loss: svd"]["seconds_median"] == 1.0
+    assert rows["evaluation 256 px × 8, ssim: batch"] == {
+        "row": "evaluation 256 px × 8, ssim: batch", "seconds_median": 0.25,
+    }  # fmt: skip
     assert found["only_new"] == ["han 256 px × 1, hole 25 %, eager fp32"]
     assert found["only_old"] == [f"loader {task}, 0 workers: seconds per image"]
     assert found["different"] == {}
