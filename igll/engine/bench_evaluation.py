@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from igll.config import Config
+from igll.config import Config, DataConfig, MaskConfig, ModelConfig
 from igll.data.datasets import build_dataset
 from igll.engine.bench_timing import FAILED, MEASURED, SKIPPED, Row, clock, is_out_of_memory
 from igll.engine.evaluate import Method, classical_fill, measure_methods
@@ -94,15 +94,19 @@ def _metrics(
 
 
 def _around(config: Config, device: torch.device, rounds: int, limit: float) -> Row:
-    """An evaluation without metrics: files, holes, the cheapest filling, 8-bit composites and hashes."""
+    """An evaluation without metrics and pictures: files, holes, the cheapest filling, composites, hashes."""
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(_SEED)
         for number in range(config.eval.batch_size):
             pixels_HWC = rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)
             Image.fromarray(pixels_HWC).save(Path(folder) / f"{number:04d}.png")
-        data = type(config.data)(name="folder", root=folder, val_root=folder, crop_size=SIDE, workers=0)
-        model = config.model.model_copy(update={"image_channels": 3})
-        config = config.model_copy(update={"data": data, "mask": type(config.mask)(), "model": model})
+        parts = {
+            "data": DataConfig(name="folder", root=folder, val_root=folder, crop_size=SIDE, workers=0),
+            "mask": MaskConfig(),
+            "model": ModelConfig(structure_prior="none"),
+            "eval": config.eval.model_copy(update={"pictures": 0}),
+        }
+        config = config.model_copy(update=parts)
         dataset = build_dataset(config, "test")
         methods = [Method("mean of known", classical_fill("mean_of_known"))]
         suite = MetricSuite((), device=device)
