@@ -1,4 +1,5 @@
-"""Measures every network: latency, its convolutions alone, memory; and the parts of a training step.
+"""Measures every network: latency, its convolutions alone, memory; the parts of a training step;
+and every metric of an evaluation.
 
 Usage: python scripts/bench.py --out runs/bench [--models igll dmfn] [--device cuda] [--compare OLD.json]
 
@@ -18,7 +19,7 @@ from igll.cli import OVERRIDES, exit_with
 from igll.schema import PUBLISHED
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-PARTS = ("inference", "training", "loader")
+PARTS = ("inference", "training", "loader", "evaluation")
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -45,10 +46,17 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--warmup", type=int, default=2, help="passes before them (default: 2)")
     add("--limit", type=float, default=120.0, help="seconds that one case may take, else it is skipped (120)")
     add("--threads", type=int, default=0, help="torch's threads on the CPU (default: torch's choice)")
-    add("--config", type=Path, default=QUICKSTART, help="of the training step (configs/quickstart.yaml)")
+    add(
+        "--config", type=Path, default=QUICKSTART, help="of training and evaluation (configs/quickstart.yaml)"
+    )
     add("--crop", type=int, help="side of the training crops (default: the config's)")
     add("--batch", type=int, help="training batch (default: the config's)")
-    add("--steps", type=int, default=10, help="timed training steps, and batches of the loader (default: 10)")
+    add(
+        "--steps",
+        type=int,
+        default=10,
+        help="timed training steps, and batches of loader and evaluation (default: 10)",
+    )
     add("--workers", type=int, default=2, help="of the loader, measured beside none (default: 2)")
     add("--compare", type=Path, metavar="OLD.json", help="an older bench.json to divide by, row by row")
     add(

@@ -1,4 +1,4 @@
-"""The benchmark: every network's cost, speed and memory, and where a training step's time goes."""
+"""The benchmark: every network's cost, speed and memory; where training steps and evaluations spend time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from igll.config import Config, ModelConfig, build_config, load_config
 from igll.engine.bench_cases import Case
+from igll.engine.bench_evaluation import ROWS, measure_evaluation
 from igll.engine.bench_inference import InferenceBench, Settings
 from igll.engine.bench_memory import KINDS
 from igll.engine.bench_training import measure_loader, measure_training
@@ -29,7 +30,7 @@ from igll.report.files import write_json
 from igll.schema import PUBLISHED
 from igll.storage import make_folder
 
-PARTS = ("inference", "training", "loader")
+PARTS = ("inference", "training", "loader", "evaluation")
 _SMALLEST, _MULTIPLE = 32, 16  # of image sides: every network takes these without padding
 
 
@@ -39,7 +40,7 @@ class BenchRequest:
 
     Attributes:
         out: Folder for bench.json, bench.md and bench.png.
-        config: YAML file of the training step and the loader.
+        config: YAML file of the training step, the loader and the evaluation.
         models: Networks by the name that ``model.name`` gives them, or YAML files whose ``model`` section is
             measured under the file's name.
         sizes: Sides of the images in pixels.
@@ -56,7 +57,7 @@ class BenchRequest:
         threads: Of torch on the CPU; 0 leaves them as they are.
         crop: ``data.crop_size`` of the training step; None: the config's.
         batch: ``train.batch_size`` of it; None: the config's.
-        steps: Timed training steps, and batches of the loader.
+        steps: Timed training steps, and batches of the loader and of the evaluation.
         workers: Of the loader, besides none.
         overrides: ``key.sub=value``; those of ``model`` hold for all networks.
         compare: An older bench.json to compare with.
@@ -126,7 +127,7 @@ class BenchRequest:
         }
 
     def training_config(self) -> Config:
-        """Settings of the training step.
+        """Settings of the training step, the loader and the evaluation.
 
         Raises:
             InputError: The file or an override cannot be used.
@@ -172,7 +173,7 @@ def run_bench(request: BenchRequest) -> int:
     request.check()
     device = choose_device(request.device)
     configs = request.model_configs() if "inference" in request.parts else {}
-    training = request.training_config() if {"training", "loader"} & set(request.parts) else None
+    training = request.training_config() if set(PARTS[1:]) & set(request.parts) else None
     older = None if request.compare is None else read_results(request.compare)
     make_folder(request.out)
     if request.threads:
@@ -193,6 +194,7 @@ def run_bench(request: BenchRequest) -> int:
         "inference": [],
         "training": None,
         "loader": [],
+        "evaluation": [],
     }
     code = 0
     try:
@@ -223,6 +225,7 @@ def _measure(
     cases = request.cases() if "inference" in request.parts else []
     workers = list(dict.fromkeys([0, request.workers])) if "loader" in request.parts else []
     steps = len(cases) + ("training" in request.parts) + len(workers)
+    steps += len(ROWS) if "evaluation" in request.parts else 0
     with tqdm(total=steps, unit="case", file=sys.stderr) as bar:
         settings = Settings(device, request.rounds, request.warmup, request.limit, request.memory)
         bench = InferenceBench(configs, settings)
@@ -244,6 +247,10 @@ def _measure(
             found = measure_loader(training, count, request.steps, bar)
             results["loader"].append({**_task(request, training), **found})
             yield
+        if "evaluation" in request.parts:
+            for row in measure_evaluation(training, device, request.steps, request.limit, bar):
+                results["evaluation"].append(row)
+                yield
 
 
 def _task(request: BenchRequest, config: Config) -> dict[str, Any]:

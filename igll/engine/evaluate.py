@@ -44,22 +44,18 @@ class Method:
     Attributes:
         name: Its name in tables.
         fill: Maps a batch to result_BCHW in [-1, 1].
-        suite: Its metrics.
         oracle: Whether it was given edges of the ground truth.
         values: Metric → one value per image.
     """
 
     name: str
     fill: Fill
-    suite: MetricSuite
     oracle: bool = False
     values: dict[str, list[float]] = field(default_factory=dict)
 
-    def row(self) -> dict[str, Any]:
-        """Means over the images, the set metrics, and why some have no value."""
-        means: dict[str, Any] = {name: average(values) for name, values in self.values.items()}
-        means |= self.suite.compute()
-        return {"method": self.name, "oracle": self.oracle, "unavailable": self.suite.unavailable, **means}
+    def means(self) -> dict[str, float]:
+        """Means over the images."""
+        return {name: average(values) for name, values in self.values.items()}
 
 
 def evaluate(
@@ -95,19 +91,17 @@ def evaluate(
     config, notes = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
 
-    measured = [
-        Method(CLASSICAL_TITLES[name], classical_fill(name), _suite(config, device)) for name in names
-    ]
+    measured = [Method(CLASSICAL_TITLES[name], classical_fill(name)) for name in names]
     if network is not None:
         generator, trained, _ = network
-        suite = _suite(config, device)
         title = TITLES[trained.model.name]
-        measured.append(Method(title, lambda sample: fill_sample(generator, sample, device), suite, oracle))
+        measured.append(Method(title, lambda sample: fill_sample(generator, sample, device), oracle))
+    suite = _suite(config, device, len(measured))
     recorder = ProtocolRecorder()
-    pictures = _measure(measured, dataset, config, recorder)
+    pictures = measure_methods(measured, suite, dataset, config, recorder)
     protocol = recorder.protocol(dataset, config)
 
-    rows = [method.row() for method in measured]
+    rows = _rows(measured, suite)
     result = {
         **_origin(config, checkpoint, network),
         "label": "oracle edges" if oracle else "",
@@ -117,7 +111,7 @@ def evaluate(
         "mask": config.mask.model_dump(),
         "lpips_net": config.eval.lpips_net,
         "methods": {row["method"]: _numbers(row, way) for row, way in zip(rows, measured, strict=True)},
-        "unavailable": measured[-1].suite.unavailable,
+        "unavailable": suite.unavailable,
         "notes": notes,
     }
     _write(result, rows, measured, dataset, pictures, config, out)
@@ -164,7 +158,7 @@ def _with_kid(config: Config, images: int) -> tuple[Config, list[str]]:
     return config.model_copy(update={"eval": settings}), notes
 
 
-def _suite(config: Config, device: torch.device) -> MetricSuite:
+def _suite(config: Config, device: torch.device, methods: int) -> MetricSuite:
     settings = config.eval
     return MetricSuite(
         settings.metrics,
@@ -172,7 +166,17 @@ def _suite(config: Config, device: torch.device) -> MetricSuite:
         config.allow_download,
         device,
         fd_weights=settings.fd_weights,
+        methods=methods,
     )
+
+
+def _rows(methods: list[Method], suite: MetricSuite) -> list[dict[str, Any]]:
+    """Of each method the means over the images, the set metrics, and why some have no value."""
+    means = [method.means() | suite.compute(number) for number, method in enumerate(methods)]
+    return [
+        {"method": method.name, "oracle": method.oracle, "unavailable": suite.unavailable, **values}
+        for method, values in zip(methods, means, strict=True)
+    ]
 
 
 def check_apart(config: Config, trained: Config, checkpoint: str) -> None:
@@ -234,22 +238,38 @@ def classical_fill(name: str) -> Fill:
 
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
-def _measure(
-    methods: list[Method], dataset: InpaintingDataset, config: Config, recorder: ProtocolRecorder
+def measure_methods(
+    methods: list[Method],
+    suite: MetricSuite,
+    dataset: InpaintingDataset,
+    config: Config,
+    recorder: ProtocolRecorder,
+    quiet: bool = False,
 ) -> list[list[NDArray[np.uint8]]]:
-    """Run every method over the test set, one batch at a time; return some images as pictures."""
+    """Run every method over the test set, one batch at a time, and hold no image that is not to be shown.
+
+    Args:
+        methods: Their values per image are added to them.
+        suite: Measures them, in this order.
+        dataset: The test images.
+        config: Batch size, workers and number of pictures.
+        recorder: Takes note of every batch.
+        quiet: Show no progress.
+
+    Returns:
+        For each of the images to be shown: with its hole, as each method filled it, and the truth.
+    """
     loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
     pictures: list[list[NDArray[np.uint8]]] = []
     shown = set(spread(len(dataset), config.eval.pictures))
-    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False):
+    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=quiet):
         recorder.add(sample)
         target = to_unit(sample["target"])
-        results = []
-        for method in methods:
-            result = to_unit(_one_by_one(method.fill, sample)).cpu()
-            for name, values in method.suite.update(result, target, sample["mask"]).items():
-                method.values.setdefault(name, []).extend(values)
-            results.append(result)
+        results = [to_unit(_one_by_one(method.fill, sample)).cpu() for method in methods]
+        columns = suite.update_all(results, target, sample["mask"])
+        for method, values in zip(methods, columns, strict=True):
+            for name, column in values.items():
+                method.values.setdefault(name, []).extend(column)
         for index in range(len(target)):
             if int(sample["index"][index]) not in shown:
                 continue

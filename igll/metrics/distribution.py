@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from igll.compat import prepare_torchvision
 from igll.metrics.image import check_images
+from igll.metrics.layout import for_convolutions, pieces, place
 from igll.metrics.names import MetricUnavailableError
 from igll.metrics.weights import cached_weights, read_weights
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 _KID_SUBSET, _KID_SUBSETS, _KID_SEED = 1000, 100, 0
+_BLOCK = 64  # feature vectors that are added up at once
 
 
 class SetDistances:
-    """FID, KID and FD-effnet-lite0 between the predictions and the targets that were shown to it.
+    """FID, KID and FD-effnet-lite0 between the results of methods and the targets that were shown to it.
 
     Holds sums for the Fréchet distances and one feature vector per image for KID, never images. The
     network runs once per image for all; FD-effnet-lite0 is what FID is, on the features of another network.
@@ -35,6 +37,7 @@ class SetDistances:
             network of the published values, from torch hub's cache.
         allow_download: Fetch the Inception weights if the cache does not have them.
         device: Where the network runs.
+        methods: How many methods share the targets.
 
     Raises:
         MetricUnavailableError: The Inception weights or the package torch-fidelity are missing.
@@ -46,37 +49,42 @@ class SetDistances:
         feature: nn.Module | None = None,
         allow_download: bool = False,
         device: torch.device | str = "cpu",
+        methods: int = 1,
     ) -> None:
         self._names = tuple(names)
-        self._feature = (inception(allow_download) if feature is None else feature).to(device).eval()
-        self._metrics: dict[str, Any] = {}
-        self._images = 0
+        self._feature = place(inception(allow_download) if feature is None else feature, device).eval()
+        self._targets = _FeatureSet(self._names, real=True)
+        self._results = [_FeatureSet(self._names, real=False) for _ in range(methods)]
+
+    def update(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> None:
+        """Add a batch of a single method; see :meth:`update_all`."""
+        self.update_all([prediction_BCHW], target_BCHW)
 
     @torch.no_grad()
-    def update(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> None:
+    def update_all(self, predictions: Sequence[Tensor], target_BCHW: Tensor) -> None:
         """Add a batch.
 
         Args:
-            prediction_BCHW: (B, 3, H, W), float in [0, 1]; rounded to 8 bits here.
-            target_BCHW: The same.
+            predictions: Of each method (B, 3, H, W), float in [0, 1]; rounded to 8 bits here.
+            target_BCHW: The same, for all of them.
 
         Raises:
             InputError: Shapes differ or values leave [0, 1].
             MetricUnavailableError: The images are not RGB.
         """
-        check_images(prediction_BCHW, target_BCHW)
+        for prediction_BCHW in predictions:
+            check_images(prediction_BCHW, target_BCHW)
         if target_BCHW.shape[1] != 3:
             raise MetricUnavailableError(f"needs RGB images, these have {target_BCHW.shape[1]} channels")
-        for real, image_BCHW in ((True, target_BCHW), (False, prediction_BCHW)):
-            features_BD = self._feature((image_BCHW * 255).round().to(torch.uint8)).double()
-            if not self._metrics:
-                self._metrics = _metrics_on_features(self._names, features_BD)
-            for metric in self._metrics.values():
-                metric.update(features_BD, real=real)
-        self._images += len(target_BCHW)
+        sets = [self._targets, *self._results]
+        for seen, image_BCHW in zip(sets, (target_BCHW, *predictions), strict=True):
+            image_BCHW = for_convolutions((image_BCHW * 255).round().to(torch.uint8))
+            for piece in pieces(len(image_BCHW), image_BCHW.device):
+                seen.add(self._feature(image_BCHW[piece]))
 
-    def compute(self) -> dict[str, float]:
-        """The distances over everything added so far.
+    @torch.inference_mode()
+    def compute(self, method: int = 0) -> dict[str, float]:
+        """The distances of one method over everything added so far.
 
         KID is the mean over 100 random subsets of 1,000 images, the same ones on every call, or
         the value of the whole set if it has no more than that.
@@ -84,20 +92,87 @@ class SetDistances:
         Raises:
             MetricUnavailableError: Fewer than two images were added.
         """
-        if self._images < 2:
-            raise MetricUnavailableError(f"needs at least 2 images, there are {self._images}")
-        values: dict[str, float] = {}
-        for name, metric in self._metrics.items():
-            if name == "kid":
-                metric.subset_size = min(_KID_SUBSET, self._images)
-                metric.subsets = _KID_SUBSETS if self._images > _KID_SUBSET else 1
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # torchmetrics draws the subsets from the global generator
-                torch.manual_seed(_KID_SEED)
-                value = metric.compute() if name == "kid" else _on_one_thread(metric.compute)
-            values[name] = float(value[0] if name == "kid" else value)
-        return values
+        real, fake = self._targets, self._results[method]
+        if real.images < 2:
+            raise MetricUnavailableError(f"needs at least 2 images, there are {real.images}")
+        real.settle()
+        fake.settle()
+        return {
+            name: _kernel_distance(real, fake) if name == "kid" else _frechet_distance(real, fake)
+            for name in self._names
+        }
+
+
+class _FeatureSet:
+    """What is kept of the features of one set of images.
+
+    They are added up in blocks: the outer product of dozens of vectors costs hardly more than that of one,
+    and blocks of one size make the sums the same whatever the batches were.
+
+    Args:
+        names: The distances wanted.
+        real: Whether these are the targets.
+
+    Attributes:
+        images: How many were added.
+        sums: torchmetrics' Fréchet distance, one side of which holds this set's sums; None if not wanted.
+        kept: The features themselves, block by block, if KID is wanted.
+    """
+
+    def __init__(self, names: Iterable[str], real: bool) -> None:
+        self._names, self._real = tuple(names), real
+        self._waiting: list[Tensor] = []
+        self.images = 0
+        self.sums: Any = None
+        self.kept: list[Tensor] = []
+
+    def add(self, features_BD: Tensor) -> None:
+        """Add a few images."""
+        self.images += len(features_BD)
+        for vector_D in features_BD:
+            self._waiting.append(vector_D)
+            if len(self._waiting) == _BLOCK:
+                self.settle()
+
+    def settle(self) -> None:
+        """Add up what waits for its block to be full."""
+        if not self._waiting:
+            return
+        block_BD = torch.stack(self._waiting)
+        self._waiting = []
+        if "kid" in self._names:
+            self.kept.append(block_BD)
+        if set(self._names) - {"kid"}:
+            if self.sums is None:
+                self.sums = _frechet_metric(block_BD)
+            self.sums.update(block_BD.double(), real=self._real)
+
+
+def _frechet_distance(real: _FeatureSet, fake: _FeatureSet) -> float:
+    metric = fake.sums
+    for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
+        setattr(metric, state, getattr(real.sums, state))
+    return float(_on_one_thread(metric.compute))
+
+
+def _kernel_distance(real: _FeatureSet, fake: _FeatureSet) -> float:
+    prepare_torchvision()
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    real_ND, fake_ND = torch.cat(real.kept), torch.cat(fake.kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that KID keeps its features
+        metric = KernelInceptionDistance(
+            feature=_Given(real_ND.shape[1]),
+            subset_size=min(_KID_SUBSET, real.images),
+            subsets=_KID_SUBSETS if real.images > _KID_SUBSET else 1,
+        ).to(real_ND.device)
+    metric.update(real_ND.double(), real=True)
+    metric.update(fake_ND.double(), real=False)
+    # torchmetrics draws the subsets from the global generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_KID_SEED)
+        return float(metric.compute()[0])
 
 
 def _on_one_thread(compute: Callable[[], Tensor]) -> Tensor:
@@ -134,7 +209,7 @@ def inception(allow_download: bool = False) -> nn.Module:
             raise MetricUnavailableError(f"{path.name} does not hold the weights its name says") from error
 
 
-class _Features(nn.Module):
+class _Given(nn.Module):
     """Stands where torchmetrics expects a network, for features that are computed already."""
 
     def __init__(self, num_features: int) -> None:
@@ -145,18 +220,9 @@ class _Features(nn.Module):
         return features_BD
 
 
-def _metrics_on_features(names: Iterable[str], features_BD: Tensor) -> dict[str, Any]:
-    """Distances of torchmetrics, set up to be fed with features like these."""
+def _frechet_metric(features_BD: Tensor) -> Any:
+    """Fréchet distance of torchmetrics, set up to be fed with features like these."""
     prepare_torchvision()
     from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
 
-    kinds = {
-        "fid": FrechetInceptionDistance,
-        "kid": KernelInceptionDistance,
-        "fd_effnet_lite0": FrechetInceptionDistance,
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that KID keeps its features
-        width, device = features_BD.shape[1], features_BD.device
-        return {name: kinds[name](feature=_Features(width)).to(device) for name in names}
+    return FrechetInceptionDistance(feature=_Given(features_BD.shape[1])).to(features_BD.device)

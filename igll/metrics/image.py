@@ -14,6 +14,7 @@ from torch import Tensor
 
 from igll.compat import prepare_torchvision
 from igll.errors import InputError
+from igll.metrics.layout import for_convolutions
 from igll.metrics.names import SMALLEST_SIDE, MetricUnavailableError
 
 
@@ -62,7 +63,7 @@ def ssim(prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     similarity_B = structural_similarity_index_measure(
-        prediction_BCHW, target_BCHW, data_range=1.0, reduction="none"
+        for_convolutions(prediction_BCHW), for_convolutions(target_BCHW), data_range=1.0, reduction="none"
     )
     return cast(Tensor, similarity_B)  # a pair only if the similarity map is asked for too
 
@@ -82,7 +83,7 @@ def ms_ssim(prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     return multiscale_structural_similarity_index_measure(
-        prediction_BCHW, target_BCHW, data_range=1.0, reduction="none"
+        for_convolutions(prediction_BCHW), for_convolutions(target_BCHW), data_range=1.0, reduction="none"
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from igll.compat import prepare_torchvision
 from igll.errors import InputError
 from igll.metrics.image import check_images, require_side
+from igll.metrics.layout import for_convolutions, place
 from igll.metrics.names import MetricUnavailableError
 from igll.metrics.weights import cached_weights, read_weights
 
@@ -47,7 +48,7 @@ class PerceptualDistance:
 
         weights = getattr(torchvision.models, LPIPS_NETS[net]).IMAGENET1K_V1
         path = cached_weights(weights.url, allow_download)
-        self._network = _with_trunk(net, path.name, read_weights(path)).to(device)
+        self._network: Any = place(_with_trunk(net, path.name, read_weights(path)), device)
 
     @torch.no_grad()
     def __call__(self, prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
@@ -65,13 +66,37 @@ class PerceptualDistance:
             MetricUnavailableError: The images are too small or not RGB.
         """
         check_images(prediction_BCHW, target_BCHW)
-        require_side("lpips", target_BCHW)
-        if target_BCHW.shape[1] != 3:
-            raise MetricUnavailableError(f"needs RGB images, these have {target_BCHW.shape[1]} channels")
-        distance_B111: Tensor = self._network(
-            prediction_BCHW.float(), target_BCHW.float(), normalize=True
-        )  # normalize: the package maps [0, 1] to its own [-1, 1]
-        return distance_B111.flatten()
+        return self.distance(self.features(prediction_BCHW), self.features(target_BCHW))
+
+    @torch.no_grad()
+    def features(self, image_BCHW: Tensor) -> list[Tensor]:
+        """What the trunk sees in images, of unit length at every pixel, layer by layer.
+
+        Args:
+            image_BCHW: (B, 3, H, W), float in [0, 1]; H and W at least 32.
+
+        Raises:
+            MetricUnavailableError: The images are too small or not RGB.
+        """
+        import lpips
+
+        require_side("lpips", image_BCHW)
+        if image_BCHW.shape[1] != 3:
+            raise MetricUnavailableError(f"needs RGB images, these have {image_BCHW.shape[1]} channels")
+        signed_BCHW = 2 * for_convolutions(image_BCHW.float()) - 1
+        layers = self._network.net(self._network.scaling_layer(signed_BCHW))
+        return [lpips.normalize_tensor(layer_BCHW) for layer_BCHW in layers]
+
+    @torch.no_grad()
+    def distance(self, prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """The distance of each pair, of what :meth:`features` gave of both; (B,).
+
+        As the package's own forward pass, which would run the trunk on the target once per prediction.
+        """
+        layers = zip(self._network.lins, prediction, target, strict=True)
+        parts = [weigh((one - other) ** 2).mean((2, 3)) for weigh, one, other in layers]
+        total_B1: Tensor = sum(parts[1:], parts[0])
+        return total_B1.flatten()
 
 
 def _with_trunk(net: str, file_name: str, state: Mapping[str, Tensor]) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from igll.errors import InputError
-from igll.report.bench_table import FORMAT, case_title, task_title
+from igll.report.bench_table import FORMAT, case_title, evaluation_title, task_title
 from igll.report.files import write_json, write_text
 from igll.report.tables import Column, markdown_table
 
@@ -119,6 +119,10 @@ def _numbers(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for row in results.get("loader", []):
         name = f"loader {task_title(row)}, {row['workers']} workers: seconds per image"
         found[name] = {"seconds_median": row["seconds"] / row["images"]}
+    for row in results.get("evaluation", []):
+        if row["status"] == _MEASURED:
+            name = f"evaluation {evaluation_title(row)}, {row['name']}: batch"
+            found[name] = {"seconds_median": row["seconds_median"]}
     return found
 
 

@@ -63,6 +63,7 @@ _STEP = (
     Column("share", "Of step and data (%)", 1),
 )
 _LOADER = (Column("workers", "Workers"), Column("rate", "Images/s", 1))
+_EVALUATION = (Column("name", "Metric"), Column("median", "ms per image", 2), Column("rate", "Images/s", 1))
 _NOT_ADDITIVE = (
     "The parts do not add up to the step exactly: each is timed by itself, on CUDA with a wait "
     "for the device around it; terms that share a pass through VGG or the discriminator have one each; "
@@ -120,6 +121,8 @@ def markdown(results: Results) -> str:
             f"## Loader alone: {task_title(results['loader'][0])}",
             markdown_table(rows, _LOADER).rstrip(),
         ]
+    if results["evaluation"]:
+        parts += _evaluation(results["evaluation"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -198,6 +201,30 @@ def _training(row: Mapping[str, Any]) -> list[str]:
         f"{task_title(row)}; medians over {row['steps']} steps.",
         markdown_table(rows, _STEP).rstrip(),
         whole,
+    ]
+
+
+def evaluation_title(row: Mapping[str, Any]) -> str:
+    """What was evaluated, in words."""
+    return f"{row['size']} px × {row['batch']}"
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The speed of every metric; one that was not measured gives its reason."""
+    shown, left_out = [], []
+    for row in rows:
+        if row["status"] == _MEASURED:
+            numbers = {"median": 1e3 / row["images_per_second"], "rate": row["images_per_second"]}
+            shown.append({"name": row["name"], **numbers})
+            left_out += row.get("left_out", [])
+        else:
+            reason = f"{row['status']}: {row['reason']}"
+            shown.append({"name": row["name"], "unavailable": dict.fromkeys(("median", "rate"), reason)})
+    note = f" All metrics: without {', '.join(left_out)}." if left_out else ""
+    return [
+        f"## Evaluation: {evaluation_title(rows[0])}",
+        markdown_table(shown, _EVALUATION).rstrip(),
+        f"One method; medians over batches.{note}",
     ]
 
 

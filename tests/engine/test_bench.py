@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from igll.config import ModelConfig
-from igll.engine import bench, bench_inference
+from igll.config import ModelConfig, build_config
+from igll.engine import bench, bench_evaluation, bench_inference
 from igll.engine.bench import BenchRequest, run_bench
 from igll.engine.bench_cases import Case
 from igll.engine.cost import parameters
 from igll.errors import InputError
+from igll.metrics import METRIC_NAMES
 from igll.registry import build_generator
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
@@ -35,20 +37,25 @@ def read(request: BenchRequest) -> dict:
     return json.loads((request.out / "bench.json").read_text(encoding="utf-8"))
 
 
-def test_the_script_measures_everything_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_script_measures_everything_and_compares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     from scripts.bench import main
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no_weights"))
 
     arguments = [
         "--out", str(tmp_path / "new"), "--models", "igll", "hifill", "--sizes", "64", "--batches", "2",
         "--holes", "10", "--rounds", "3", "--steps", "2", "--workers", "0", "--crop", "32", "--batch", "2",
         "--no-memory", "--set", "model.width=4", "data.synthetic_images=6", "losses.svd_leading=4",
         "losses.adversarial=0.01", "discriminator.width=4", f"edges.cache={tmp_path / 'edges'}",
+        "eval.batch_size=2",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 0
     found = json.loads((tmp_path / "new" / "bench.json").read_text(encoding="utf-8"))
-    assert found["format"] == 1 and found["finished"] is True
+    assert found["format"] == 2 and found["finished"] is True
     assert {"date", "cpu", "cores", "torch", "threads", "device"} <= set(found["machine"])
     assert [row["model"] for row in found["inference"]] == ["igll", "hifill"]
     sizes = {model["name"]: model["parameters"] for model in found["models"]}
@@ -61,10 +68,13 @@ def test_the_script_measures_everything_and_compares(tmp_path: Path, capsys: pyt
             row["seconds"]
         )
         assert row["ratio"] == row["seconds_median"] / sorted(row["roof_seconds"])[1]
+        assert row["layer_ratio"] == row["seconds_median"] / sorted(row["layer_seconds"])[1]
+        assert (row["layer_multiply_adds"] > row["roof_multiply_adds"]) == (row["model"] == "igll")
         assert row["roof_multiply_adds"] == row["convolution_multiply_adds"] < row["multiply_adds"]
         assert row["memory_growth_bytes"] is None and "--no-memory" in row["memory_reason"]
     check_training(found["training"])
     assert [(row["workers"], row["images"]) for row in found["loader"]] == [(0, 4)]
+    check_evaluation(found["evaluation"])
     text = (tmp_path / "new" / "bench.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert Image.open(tmp_path / "new" / "bench.png").format == "PNG"
@@ -87,6 +97,38 @@ def check_training(row: dict) -> None:
     assert all(part["seconds"] == part["forward"] + part["backward"] > 0 for part in row["parts"])
     assert row["parts_sum"] == pytest.approx(sum(part["seconds"] for part in row["parts"]), rel=1e-12)
     assert row["images_per_second"] == pytest.approx(2 / row["step_and_data_seconds"], rel=1e-12)
+
+
+def check_evaluation(rows: list[dict]) -> None:
+    assert [row["name"] for row in rows] == ["all but the metrics", *METRIC_NAMES, "all metrics"]
+    absent = {
+        "lpips": "squeezenet",
+        "fid": "inception",
+        "kid": "inception",
+        "fd_effnet_lite0": "efficientnet",
+    }
+    for row in rows:
+        assert (row["size"], row["batch"]) == (256, 2)
+        if row["name"] in absent:
+            assert row["status"] == "n/a" and absent[row["name"]] in row["reason"]
+            continue
+        assert row["status"] == "measured" and len(row["seconds"]) == 2
+        assert row["images_per_second"] == 2 / row["seconds_median"] > 0
+    assert rows[-1]["left_out"] == list(absent)
+
+
+def test_metrics_with_weights_are_measured_and_slow_ones_skipped(shared: Path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(shared / "weights" / "torch_home"))
+    monkeypatch.setattr(bench_evaluation, "ROWS", ("lpips", "fd_effnet_lite0", "all but the metrics"))
+    weights = shared / "weights" / "efficientnet-lite0-57934424.pth"
+    settings = {"metrics": ["psnr"], "lpips_net": "squeeze", "fd_weights": str(weights), "batch_size": 1}
+    config = build_config({"eval": settings})
+    cpu = torch.device("cpu")
+    with tqdm(disable=True) as bar:
+        rows = list(bench_evaluation.measure_evaluation(config, cpu, 1, 60.0, bar))
+        assert [row["status"] for row in rows] == ["measured"] * 3
+        rows = list(bench_evaluation.measure_evaluation(config, cpu, 1, 1e-9, bar))
+    assert all(row["status"] == "skipped" and "--limit" in row["reason"] for row in rows)
 
 
 def test_cases_go_from_small_to_large_with_the_networks_side_by_side(tiny: BenchRequest):

@@ -20,6 +20,7 @@ from igll.engine.bench_roof import (
     TensorForm,
     noise_for,
     record_convolutions,
+    record_layers,
     roof_multiply_adds,
 )
 from igll.engine.bench_timing import Pace
@@ -61,6 +62,19 @@ def test_replayed_convolutions_cost_what_the_pass_spends_on_convolutions(name: s
 @pytest.mark.parametrize("name", TINY)
 def test_counting_without_computing_gives_the_same_numbers(name: str):
     assert count_multiply_adds(config(name), 128, 25) == multiply_adds(fresh_generator(config(name)), 64, 128)
+
+
+@pytest.mark.parametrize("hole", [10, 77])
+def test_layers_are_those_of_the_papers_table_over_the_whole_frame(hole: int):
+    """25.566 G multiply-adds at 256 × 256, counted from the table of layers by hand."""
+    generator = fresh_generator(ModelConfig())
+    inputs = make_inputs(generator, Case("igll", 256, 1, hole), CPU)
+    layers = record_layers(generator, inputs, [])
+    assert roof_multiply_adds(layers) == 25_566_380_032
+    half = record_layers(generator, inputs, [layers[0].of_type(torch.bfloat16)])
+    assert {(call.input.dtype, call.weight.dtype) for call in half} == {(torch.bfloat16, torch.bfloat16)}
+    peer = fresh_generator(config("hifill"))
+    assert record_layers(peer, inputs, layers) is layers
 
 
 def test_convolutions_are_recorded_with_all_that_decides_their_speed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import sys
@@ -21,6 +22,7 @@ from igll.engine import evaluate as evaluation
 from igll.engine.checkpoint import load_generator
 from igll.engine.compare import compare
 from igll.engine.evaluate import evaluate
+from igll.engine.protocol import ProtocolRecorder
 from igll.engine.results import load_results
 from igll.engine.train import train
 from igll.engine.validate import fill_sample
@@ -100,6 +102,29 @@ def test_workers_and_batches_change_nothing(small, run, tmp_path: Path, monkeypa
         assert method.means == pytest.approx(second.methods[name].means, abs=1e-6)
         for metric, values in method.values.items():
             np.testing.assert_allclose(values, second.methods[name].values[metric], rtol=0, atol=1e-6)
+
+
+def test_no_image_is_held_once_it_was_measured(small, tmp_path: Path, monkeypatch):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(51):
+        Image.effect_noise((32, 32), 60).convert("RGB").save(images / f"{number}.png")
+    seen, held = [], []
+
+    class Watching(ProtocolRecorder):
+        def add(self, sample):
+            seen.append(sample["index"])
+            if len(seen) in (6, 51):
+                gc.collect()
+                living = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+                held.append(sum(one.numel() for one in living if one.ndim > 1))
+            super().add(sample)
+
+    monkeypatch.setattr(evaluation, "ProtocolRecorder", Watching)
+    data = {"name": "folder", "root": str(images), "val_root": str(images)}
+    config = small(data=data, eval={"batch_size": 1, "metrics": ["psnr", "psnr_hole", "l1_hole", "ssim"]})
+    evaluate(config, None, tmp_path / "eval", ["nearest"])
+    assert len(seen) == 51 and held[0] == held[1] > 0
 
 
 def test_results_can_be_read_back_compared_and_not_forged(small, run, tmp_path: Path, capsys):

@@ -17,11 +17,11 @@ from igll.metrics.distribution import SetDistances, inception
 
 
 class Bins(nn.Module):
-    """Six features of a uint8 image: means and spreads of its channels."""
+    """Six features of a uint8 image: means and spreads of its channels, in float64."""
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         assert image_BCHW.dtype == torch.uint8
-        pixels = image_BCHW.float().flatten(2) / 255
+        pixels = image_BCHW.double().flatten(2) / 255
         return torch.cat([pixels.mean(2), pixels.std(2)], dim=1)
 
 
@@ -64,6 +64,21 @@ def test_fid_equals_scipy_and_kid_equals_numpy():
     assert values["fid"] == pytest.approx(_fid(x, y), rel=1e-6)
     assert values["kid"] == pytest.approx(_kid(x, y), rel=1e-9)
     assert distances.compute() == values
+
+
+def test_methods_share_the_targets_and_blocks_do_not_depend_on_batches(monkeypatch):
+    monkeypatch.setattr(distribution, "_BLOCK", 16)
+    prediction, target = _sets(40)
+    results = [prediction, (prediction + target) / 2]
+    together = SetDistances(feature=Bins(), methods=2)
+    for start in range(0, 40, 7):
+        part = slice(start, start + 7)
+        together.update_all([result[part] for result in results], target[part])
+    for number, result in enumerate(results):
+        alone = SetDistances(feature=Bins())
+        alone.update(result, target)
+        assert together.compute(number) == alone.compute()
+    assert together.compute(0) != together.compute(1)
 
 
 def test_equal_sets_are_at_distance_zero():

@@ -55,6 +55,14 @@ def test_one_value_per_image_also_for_a_single_one(squeeze):
     assert squeeze(first, first).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_it_is_the_package_s_forward_pass_bit_for_bit(squeeze):
+    generator = torch.Generator().manual_seed(1)
+    first, second = (torch.rand(2, 3, 64, 48, generator=generator) for _ in range(2))
+    first, second = (images.contiguous(memory_format=torch.channels_last) for images in (first, second))
+    expected = squeeze._network(first, second, normalize=True)
+    assert torch.equal(squeeze(first, second), expected.flatten())
+
+
 def test_building_it_leaves_the_random_numbers_alone(shared, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(shared / "weights" / "torch_home"))
     torch.manual_seed(5)

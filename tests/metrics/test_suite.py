@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -51,6 +52,81 @@ def test_values_are_those_of_the_single_metrics(shared, monkeypatch):
     assert results["fid"] > 0 and math.isfinite(results["kid"])
     assert results["fd_effnet_lite0"] > 0 and results["fd_effnet_lite0"] != results["fid"]
     assert suite.unavailable == {}
+
+
+class Seen(nn.Module):
+    """Means of the channels; counts the images that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images = 0
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        self.images += len(image_BCHW)
+        return image_BCHW.float().mean(dim=(2, 3))
+
+
+@pytest.fixture
+def suite_of(shared, monkeypatch):
+    """Builds a suite; Inception is stood in for."""
+    monkeypatch.setenv("TORCH_HOME", str(shared / "weights" / "torch_home"))
+    weights = str(shared / "weights" / "efficientnet-lite0-57934424.pth")
+
+    def build(names: tuple[str, ...], methods: int = 1, feature: nn.Module | None = None) -> MetricSuite:
+        network = Means() if feature is None else feature
+        return MetricSuite(names, "squeeze", feature=network, fd_weights=weights, methods=methods)
+
+    return build
+
+
+BUT_THE_PROXY = METRIC_NAMES[:-1]  # its distance takes a second for each method
+
+
+def test_on_a_cpu_no_digit_depends_on_the_batches(suite_of):
+    prediction, target, mask = _batch(3, 176)
+    found = []
+    for size in (1, 2, 3):
+        suite = suite_of(BUT_THE_PROXY)
+        columns: dict[str, list[float]] = {}
+        for start in range(0, 3, size):
+            part = slice(start, start + size)
+            for name, values in suite.update(prediction[part], target[part], mask[part]).items():
+                columns.setdefault(name, []).extend(values)
+        found.append({**columns, **suite.compute()})
+    assert found[0] == found[1] == found[2] and set(found[0]) == set(BUT_THE_PROXY)
+
+
+def test_methods_together_have_the_values_of_each_alone_and_targets_are_seen_once(suite_of):
+    prediction, target, mask = _batch(2, 176)
+    predictions = [prediction, (prediction + target) / 2, target]
+    network = Seen()
+    together = suite_of(BUT_THE_PROXY, 3, network)
+    columns = together.update_all(predictions, target, mask)
+    assert network.images == 2 * (1 + len(predictions))
+    for number, result in enumerate(predictions):
+        alone = suite_of(BUT_THE_PROXY)
+        assert alone.update(result, target, mask) == columns[number]
+        assert alone.compute() == together.compute(number)
+    assert columns[1]["lpips"] != columns[0]["lpips"] and columns[2]["lpips"] == [0.0, 0.0]
+
+
+def _bytes_held() -> int:
+    """Bytes behind all living tensors, shared ones counted once."""
+    gc.collect()
+    living = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in living}.values())
+
+
+def test_no_image_is_kept(suite_of):
+    suite = suite_of(METRIC_NAMES, 2)
+    held = []
+    for count in (5, 45):
+        for seed in range(count):
+            prediction, target, mask = _batch(1, 64, seed)
+            suite.update_all([prediction, target], target, mask)
+        held.append(_bytes_held())
+    # Two methods and the targets leave features of 3 and of 1,280 numbers: far less than a single image each.
+    assert 0 < held[1] - held[0] <= 45 * 3 * 4 * (3 + 1280) < 45 * 4 * target.numel()
 
 
 def test_missing_weights_leave_the_other_metrics_running(tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ def row(model: str, size: int = 256, median: float = 0.5, **changes: Any) -> dic
         "status": "measured", "reason": "", "multiply_adds": 2_000_000_000,
         "convolution_multiply_adds": 1_000_000_000, "memory_growth_bytes": 3_000_000, "memory_reason": "",
         "seconds": [median], "seconds_median": median, "seconds_min": median / 2,
-        "roof_seconds": [median / 4], "roof_median": median / 4, "ratio": 4.0, **changes,
+        "roof_seconds": [median / 4], "roof_median": median / 4, "ratio": 4.0,
+        "layer_seconds": [median / 2], "layer_median": median / 2, "layer_ratio": 2.0, **changes,
     }  # fmt: skip
 
 
@@ -30,6 +31,12 @@ def skipped(model: str, reason: str, status: str = "skipped") -> dict[str, Any]:
     return {**found, "status": status, "reason": reason, "memory_growth_bytes": None, "memory_reason": ""}
 
 
+def metric(name: str, median: float | None, **changes: Any) -> dict[str, Any]:
+    found = {"name": name, "size": 256, "batch": 8, "status": "measured", "reason": "", **changes}
+    times = {} if median is None else {"seconds_median": median, "images_per_second": 8 / median}
+    return {**found, **times}
+
+
 def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     task = {"config": "quickstart", "model": "igll", "width": 16, "crop": 64, "batch": 16}
     parts = [
@@ -37,7 +44,7 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
         {"name": "loss: svd", "forward": 0.1, "backward": 0.2, "seconds": 0.1 + 0.2},
     ]
     return {
-        "format": 1,
+        "format": 2,
         "finished": True,
         "machine": {"cpu": "a processor", "threads": 2, "device": "CPU", "torch": "2.0"},
         "settings": {"memory_kind": "some kind", "rounds": 3, "warmup": 1, "overrides": ("model.width=4",)},
@@ -51,6 +58,7 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "step_and_data_seconds": 0.8, "images_per_second": 20.0, "steps": 3,
         },
         "loader": [{**task, "workers": 0, "images": 32, "seconds": 2.0, "images_per_second": 16.0}],
+        "evaluation": [metric("ssim", 0.4), metric("fid", None, status="n/a", reason="no weights")],
         **changes,
     }  # fmt: skip
 
@@ -70,21 +78,33 @@ def test_numbers_are_printed_with_their_units():
     assert line(section(text, "Multiply-adds"), "igll") == ["igll", "4.442", "256", "25", "34.123", "25.000"]
     # 2 G in half a second are 4 G/s.
     assert line(section(text, "Latency"), "igll") == [
-        "igll", "256", "1", "25", "eager fp32", "500.00", "250.00", "125.00", "4.00", "3.0", "4.0",
+        "igll", "256", "1", "25", "eager fp32", "500.00", "250.00", "125.00", "4.00", "250.00",
+        "2.00", "3.0", "4.0",
     ]  # fmt: skip
     step = section(text, "Training step")
     assert line(step, "loss: svd") == ["loss: svd", "100.00", "200.00", "300.00", "37.5"]
     assert "Sum of the parts 600.00 ms; step and data as a whole 800.00 ms (0.750), 20.00 images/s" in step
     assert "do not add up" in step
     assert "|       0 |     16.0 |" in section(text, "Loader")
+    evaluation = section(text, "Evaluation: 256 px × 8")
+    assert line(evaluation, "ssim") == ["ssim", "50.00", "20.0"]
+    assert line(evaluation, "fid") == ["fid", "n/a <sup>1</sup>", "n/a <sup>1</sup>"]
+    assert "n/a: no weights" in evaluation and "without" not in evaluation
     assert "processor: a processor" in text and "some kind" in text and "Interrupted" not in text
+
+
+def test_what_all_metrics_leave_out_is_said():
+    rows = [metric("all metrics", 2.0, left_out=["fid", "kid"])]
+    text = section(markdown(results(evaluation=rows)), "Evaluation")
+    assert line(text, "all metrics") == ["all metrics", "250.00", "4.0"]
+    assert "All metrics: without fid, kid." in text
 
 
 def test_cases_without_numbers_carry_their_reason():
     rows = [row("igll"), skipped("han", "takes long"), skipped("hint", "torch.compile: no", "n/a")]
     text = section(markdown(results(*rows)), "Latency")
-    assert line(text, "han")[5:] == ["n/a <sup>1</sup>"] * 6
-    assert line(text, "hint")[5:] == ["n/a <sup>2</sup>"] * 6
+    assert line(text, "han")[5:] == ["n/a <sup>1</sup>"] * 8
+    assert line(text, "hint")[5:] == ["n/a <sup>2</sup>"] * 8
     assert "[1] " in text and "skipped: takes long" in text and "n/a: torch.compile: no" in text
 
 
@@ -125,13 +145,14 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
         loader=[],
     )
     new["training"]["step_and_data_seconds"] = 0.4
+    new["evaluation"][0] = metric("ssim", 0.1)
     for name, content in (("old", old), ("new", new)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     found = compare_results(read_results(tmp_path / "old.json"), new)
     rows = {entry["row"]: entry for entry in found["rows"]}
     igll = rows["igll 256 px × 1, hole 25 %, eager fp32"]
     assert {key: value for key, value in igll.items() if key != "row"} == {
-        "seconds_median": 0.5, "seconds_min": 0.5, "roof_median": 0.5, "ratio": 0.75,
+        "seconds_median": 0.5, "seconds_min": 0.5, "roof_median": 0.5, "ratio": 0.75, "layer_ratio": 1.0,
         "memory_growth_bytes": 2.0,
     }  # fmt: skip
     dmfn = rows["dmfn 256 px × 1, hole 25 %, eager fp32"]
@@ -139,6 +160,9 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
     task = "quickstart, igll width 16, 64 px × 16"
     assert rows[f"training {task}: step and data"]["seconds_median"] == 0.5
     assert rows[f"training {task}: loss: svd"]["seconds_median"] == 1.0
+    assert rows["evaluation 256 px × 8, ssim: batch"] == {
+        "row": "evaluation 256 px × 8, ssim: batch", "seconds_median": 0.25,
+    }  # fmt: skip
     assert found["only_new"] == ["han 256 px × 1, hole 25 %, eager fp32"]
     assert found["only_old"] == [f"loader {task}, 0 workers: seconds per image"]
     assert found["different"] == {}
@@ -148,6 +172,7 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
         "0.500",
         "0.500",
         "0.750",
+        "1.000",
         "2.000",
     ]
     assert "Only in the old one:\n- loader" in text and "Only in the new one:\n- han" in text
