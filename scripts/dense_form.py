@@ -1,0 +1,74 @@
+"""Times the generator against its dense form, in turns, and shows how far apart their results are.
+
+Usage: python scripts/dense_form.py [--config configs/aid_25.yaml] [--size 256] [--rounds 5] [--device cpu]
+
+The dense form computes every pair of tokens, every layer over the whole frame, in plain convolutions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from igll.cli import OVERRIDES, exit_with
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "dense_form.py", description="Time the generator against its dense form."
+    )
+    add = parser.add_argument
+    add("--config", type=Path, help="whose model is timed (default: the published one)")
+    add("--size", type=int, default=256, help="side of the image (256)")
+    add("--rounds", type=int, default=5, help="timed passes of each (5)")
+    add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--set", nargs="+", default=[], dest="overrides", metavar="key.sub=value", help=OVERRIDES)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Read the arguments and run."""
+    options = read_arguments(arguments)
+
+    def work() -> int:
+        import torch
+
+        from igll.config import build_config, load_config
+        from igll.engine.bench_cases import Case, fresh_generator, make_inputs
+        from igll.engine.bench_timing import clock
+        from igll.engine.cost import HOLES
+        from igll.engine.devices import choose_device
+        from igll.errors import InputError
+        from igll.models import Generator
+        from igll.models.dense import dense_form
+
+        given, device = options.overrides, choose_device(options.device)
+        config = load_config(options.config, given) if options.config else build_config({}, given, "--set")
+        generator = fresh_generator(config.model).to(device)
+        if not isinstance(generator, Generator):
+            raise InputError(f"model.name: {config.model.name} has no dense form; choose igll")
+        dense = dense_form(generator)
+        print("hole (%)  generator (ms)  dense form (ms)  times faster  largest difference")
+        for hole in HOLES:
+            inputs = make_inputs(generator, Case(config.model.name, options.size, 1, hole), device)
+            with torch.no_grad():
+                pairs = zip(generator(*inputs), dense(*inputs), strict=True)
+                apart = max(float((found - wanted).abs().max()) for found, wanted in pairs)
+                turns = [
+                    [clock(device, partial(net, *inputs)) for net in (generator, dense)]
+                    for _ in range(options.rounds)
+                ]
+            fast, slow = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
+            print(f"{hole:8}  {fast:14.1f}  {slow:15.1f}  {slow / fast:12.2f}  {apart:18.1e}", flush=True)
+        return 0
+
+    exit_with(work)
+
+
+if __name__ == "__main__":
+    main()
