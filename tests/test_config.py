@@ -31,7 +31,7 @@ def written(tmp_path: Path):
 
 
 def test_all_announced_configs_ship():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PAPER, "quickstart"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PAPER, "quickstart", "igll_lite"}
 
 
 @pytest.mark.parametrize("name", PAPER)

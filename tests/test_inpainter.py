@@ -95,7 +95,10 @@ def test_tensors(model, dtype, batched):
     assert not result.is_inference() and not result.requires_grad
     if dtype == torch.uint8:
         one = result[0] if batched else result
-        assert np.array_equal(one.permute(1, 2, 0).numpy(), model.inpaint(COLOUR, HOLE))
+        alone = model.inpaint(COLOUR, HOLE).astype(int)
+        # A batch's convolutions may add up in another order: rounding may fall to either side, seldom.
+        difference = np.abs(one.permute(1, 2, 0).numpy() - alone)
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
 def test_one_mask_per_image_of_a_batch_and_images_without_hole(model):
