@@ -67,7 +67,7 @@ def test_the_map_is_that_of_the_pixels_token():
     model, (image_HWC, mask_HW) = inpainter(), scene()
     heard = []
     gam = model.generator.pirn.attention_branch.attention
-    hook = gam.register_forward_pre_hook(lambda module, inputs: heard.append(inputs))
+    hook = gam.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[:2]))
     model.inpaint(image_HWC, mask_HW)
     hook.remove()
     for pixel, token in (((12, 16), (3, 4)), ((15, 19), (3, 4)), ((24, 30), (6, 7))):
