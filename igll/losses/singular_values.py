@@ -173,12 +173,14 @@ def _orthonormal(columns_NKw: Tensor) -> Tensor:
     gram_Nww = scale_Nw[:, :, None] * gram_Nww * scale_Nw[:, None]
     gram_Nww.diagonal(dim1=1, dim2=2).add_(_SHIFT)
     lower_Nww = torch.linalg.cholesky_ex(gram_Nww).L
-    return torch.linalg.solve_triangular(lower_Nww.mT, columns_NKw * scale_Nw[:, None], upper=True, left=False)
+    return torch.linalg.solve_triangular(
+        lower_Nww.mT, columns_NKw * scale_Nw[:, None], upper=True, left=False
+    )
 
 
 @torch.no_grad()
 def rotate_to_diagonal(matrix_Nww: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, in no order, and eigenvectors of symmetric float64 matrices, without waiting for the device.
+    """Eigenvalues, in no order, and eigenvectors of symmetric float64 matrices; the host never waits.
 
     Jacobi's rotations of all pairs of columns at once, to first order, made orthogonal by Cholesky QR. A pair
     with an entry a between diagonal d and e turns by tan θ = 2a / (e − d ± √((e − d)² + 4a²)), 45° at most.
