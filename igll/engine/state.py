@@ -130,7 +130,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         discriminator = build_discriminator(settings, config.model.image_channels).to(device)
         if device.type == "cuda":
             # What tensor cores read; on the CPU oneDNN's own layouts are quicker.
-            discriminator = discriminator.to(memory_format=torch.channels_last)
+            discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         discriminator_optimizer = _adam(discriminator, config.train)
     optimizer = _adam(generator, config.train)
     return TrainState(generator, ema, discriminator, optimizer, discriminator_optimizer)

@@ -176,7 +176,7 @@ def train_step(
     if state.discriminator is not None:
         with autocast:
             terms = _train_discriminator(state, objectives, config, batch, training, output, differences)
-            real, fake = _judge(state.discriminator, objectives, config, batch, output)
+            real, fake = judge(state.discriminator, objectives, config, batch, output)
 
     # Generator.
     total, generator_terms = objectives.generator(output, batch, real, fake, differences)
@@ -223,7 +223,7 @@ def _train_discriminator(
     return terms
 
 
-def _judge(
+def judge(
     network: AnyDiscriminator, objectives: Objectives, config: Config, batch: Batch, output: GeneratorOutput
 ) -> tuple[Judgement | None, Judgement]:
     """What the discriminator thinks of the ground truth, if a loss asks, and of the network's output."""
