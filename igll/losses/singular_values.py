@@ -148,14 +148,18 @@ def _vectors(matrix_NMK: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for _ in range(ITERATIONS):
         basis_NKw = _orthonormal(gram_NKK @ basis_NKw)
     small_Nww = basis_NKw.mT @ (gram_NKK @ basis_NKw)
-    # As exact and quicker, but on CUDA it makes the host wait to see whether it converged.
-    diagonalise = torch.linalg.eigh if small_Nww.device.type == "cpu" else rotate_to_diagonal
+    diagonalise = rotate_to_diagonal if _waits(small_Nww.device) else torch.linalg.eigh
     values_Nw, rotation_Nww = diagonalise(small_Nww)
     leading_Nk = values_Nw.topk(k, dim=1).indices
     rotation_Nwk = rotation_Nww.gather(2, leading_Nk[:, None].expand(-1, rotation_Nww.shape[1], -1))
     right_NKk = basis_NKw @ rotation_Nwk
     left_NMk = F.normalize(precise_NMK @ right_NKk, dim=1)
     return left_NMk.to(matrix_NMK.dtype), right_NKk.to(matrix_NMK.dtype)
+
+
+def _waits(device: torch.device) -> bool:
+    """Whether LAPACK's way, as exact and quicker, would have the host wait to see whether it converged."""
+    return device.type != "cpu"
 
 
 @cache

@@ -41,8 +41,9 @@ def test_the_script_measures_everything_and_compares(tmp_path: Path, capsys: pyt
     arguments = [
         "--out", str(tmp_path / "new"), "--models", "igll", "hifill", "--sizes", "64", "--batches", "2",
         "--holes", "10", "--rounds", "3", "--steps", "2", "--workers", "0", "--crop", "32",
-        "--batch", "2", "3", "--no-memory", "--set", "model.width=4", "data.synthetic_images=6", "losses.svd_leading=4",
-        "losses.adversarial=0.01", "discriminator.width=4", f"edges.cache={tmp_path / 'edges'}",
+        "--batch", "2", "3", "--no-memory", "--set", "model.width=4", "data.synthetic_images=6",
+        "losses.svd_leading=4", "losses.adversarial=0.01", "discriminator.width=4",
+        f"edges.cache={tmp_path / 'edges'}",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as left:
         main(arguments)
