@@ -265,12 +265,14 @@ def training_batches(
     config: Config, dataset: InpaintingDataset, first_step: int, total_steps: int, device: torch.device
 ) -> Iterator[Batch]:
     """Batches from the loader, on the device; one loader serves the whole run."""
+    dataset.keep_scenes()
     sampler = StepSampler(len(dataset), config.train.batch_size, config.seed, first_step, total_steps)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
+        prefetch_factor=4 if config.data.workers else None,
         # A generator of its own, so that starting workers draws nothing from the global one.
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_main,
