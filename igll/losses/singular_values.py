@@ -13,7 +13,8 @@ from igll.losses.precision import full_precision
 
 # Chosen on 256 × 256 photographs: see tests/losses/test_singular_values.py for the accuracy they give.
 ITERATIONS = 6
-OVERSAMPLING = 16  # columns beyond twice the wanted ones
+OVERSAMPLING = 3
+MORE_COLUMNS = 8  # at least so many beyond the wanted ones
 # All off-diagonal entries are rotated away at once; convergence is quadratic, at photographs done after 8.
 ROTATIONS = 10
 _TINY = 1e-300  # keeps 0 / 0 out of float64
@@ -142,10 +143,12 @@ def _vectors(matrix_NMK: Tensor, k: int) -> tuple[Tensor, Tensor]:
     precise_NMK = matrix_NMK.double()
     gram_NKK = precise_NMK.mT @ precise_NMK
     columns = matrix_NMK.shape[2]
-    basis_NKw = gram_NKK @ _start(columns, min(2 * k + OVERSAMPLING, columns), matrix_NMK.device)
+    width = min(max(OVERSAMPLING * k, k + MORE_COLUMNS), columns)
+    basis_NKw = gram_NKK @ _start(columns, width, matrix_NMK.device)
     # Twice: after one product from a random start all columns look like the leading one.
     basis_NKw = _orthonormal(_orthonormal(basis_NKw))
     for _ in range(ITERATIONS):
+        # Two products at a time lose the small values of nearly constant images.
         basis_NKw = _orthonormal(gram_NKK @ basis_NKw)
     small_Nww = basis_NKw.mT @ (gram_NKK @ basis_NKw)
     diagonalise = rotate_to_diagonal if _waits(small_Nww.device) else torch.linalg.eigh
@@ -188,6 +191,7 @@ def rotate_to_diagonal(matrix_Nww: Tensor) -> tuple[Tensor, Tensor]:
 
     Jacobi's rotations of all pairs of columns at once, to first order, made orthogonal by Cholesky QR. A pair
     with an entry a between diagonal d and e turns by tan θ = 2a / (e − d ± √((e − d)² + 4a²)), 45° at most.
+    Converges in the rounds given from what a subspace iteration leaves; from any orientation it needs more.
     """
     width = matrix_Nww.shape[1]
     identity_ww = torch.eye(width, dtype=matrix_Nww.dtype, device=matrix_Nww.device)

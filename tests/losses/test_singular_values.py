@@ -9,6 +9,7 @@ from PIL import Image
 
 from igll.errors import InputError
 from igll.losses import SingularValueLoss, leading_singular_values
+from igll.losses.singular_values import rotate_to_diagonal
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,6 +39,39 @@ def test_accurate_on_photographs(photographs: torch.Tensor, k: int) -> None:
     found = leading_singular_values(matrices, k).numpy()
     assert found.dtype == np.float32
     assert (np.abs(found - expected) / expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("contrast", [1.0, 1e-2, 1e-3])
+def test_accurate_beside_a_dominant_mean(photographs: torch.Tensor, contrast: float) -> None:
+    """Calm water: the first value is up to 100,000 times the sixteenth."""
+    matrices = 0.7 + contrast * photographs.flatten(0, 1)
+    expected = np.linalg.svd(matrices.numpy().astype(float), compute_uv=False)[:, :16]
+    error = np.abs(leading_singular_values(matrices, 16).numpy() - expected) / expected[:, :1]
+    assert error.max() < 5e-6
+
+
+def test_the_way_that_does_not_wait_is_as_exact(
+    photographs: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = photographs.flatten(0, 1)
+    expected = leading_singular_values(matrices, 16)
+    monkeypatch.setattr("igll.losses.singular_values._waits", lambda device: True)
+    torch.testing.assert_close(leading_singular_values(matrices, 16), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 9, 48])
+def test_rotations_finish_what_the_iteration_leaves(width: int) -> None:
+    # As the iteration leaves them: turned by some degrees, and twins at will.
+    tilt = 0.02 * _random(4, width, width)
+    turn = torch.linalg.matrix_exp(tilt - tilt.mT)
+    graded = 10.0 ** -torch.linspace(0, 6, width, dtype=torch.float64)
+    twins = graded[torch.arange(width) // 2]  # every value twice
+    matrices = torch.cat([turn[:2] * graded @ turn[:2].mT, turn[2:] * twins @ turn[2:].mT])
+    values, vectors = rotate_to_diagonal(matrices)
+    expected = np.linalg.eigvalsh(matrices.numpy())
+    np.testing.assert_allclose(values.sort(1).values.numpy(), expected, rtol=0, atol=1e-9)
+    product = vectors.mT @ vectors
+    torch.testing.assert_close(product, torch.eye(width, dtype=product.dtype).expand_as(product))
 
 
 def test_gradient_on_photographs_is_that_of_the_full_decomposition(photographs: torch.Tensor) -> None:
