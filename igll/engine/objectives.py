@@ -276,7 +276,7 @@ def _score_pair(
 ) -> tuple[Tensor, Tensor]:
     """Scores of real images and of results: in one pass, where images do not influence each other."""
     target_BCHW, rectangles = batch.target_BCHW, batch.rectangles
-    if discriminator.mixes:
+    if getattr(discriminator, "mixes", True):  # of a network that does not say, the careful answer
         real = discriminator(target_BCHW, edge_B1HW, rectangles)
         return real.logits, discriminator(result_BCHW, edge_B1HW, rectangles).logits
     both_BCHW = torch.cat([target_BCHW, result_BCHW.to(target_BCHW.dtype)])
