@@ -160,6 +160,7 @@ class DataConfig(Section):
     limit: Positive | None = None
     test_limit: Positive | None = None
     workers: Annotated[int, Field(ge=0, le=128)] = 2
+    cache_mb: Annotated[int, Field(ge=0)] = 2000
 
 
 MaskFamily = Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper"]

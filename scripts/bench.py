@@ -50,13 +50,8 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--config", type=Path, default=QUICKSTART, help="of training and evaluation (configs/quickstart.yaml)"
     )
     add("--crop", type=int, help="side of the training crops (default: the config's)")
-    add("--batch", type=int, help="training batch (default: the config's)")
-    add(
-        "--steps",
-        type=int,
-        default=10,
-        help="timed training steps, and batches of loader and evaluation (default: 10)",
-    )
+    add("--batch", nargs="+", type=int, default=[], help="training batches (default: the config's)")
+    add("--steps", type=int, default=10, help="timed steps, and batches of loader and evaluation (10)")
     add("--workers", type=int, default=2, help="of the loader, measured beside none (default: 2)")
     add("--compare", type=Path, metavar="OLD.json", help="an older bench.json to divide by, row by row")
     add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from igll.config import Config, DataConfig, MaskConfig
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import make_mask
+from igll.data.scene_store import SceneStore, to_unit
 from igll.data.sources import AID, RICE, ClearView, ImageFolder, Scene, SceneSource, Synthetic
 from igll.data.splits import Part, split_names
 from igll.errors import InputError
@@ -100,6 +101,7 @@ class InpaintingDataset(Dataset[Sample]):
         mask: Hole rules.
         seed: Seed of crops, flips and holes in training.
         edges: Cache of ground-truth edge maps, or None if no edges are in use.
+        store: Decoded scenes, or None if every sample is read from its file.
     """
 
     source: SceneSource
@@ -108,6 +110,7 @@ class InpaintingDataset(Dataset[Sample]):
     mask: MaskConfig
     seed: int
     edges: EdgeCache | None = None
+    store: SceneStore | None = None
 
     def __len__(self) -> int:
         """Number of scenes in this part."""
@@ -120,24 +123,38 @@ class InpaintingDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey | int) -> Sample:
         """Return one sample."""
         index = key.image if isinstance(key, SampleKey) else key
-        scene = self.source.load(self.indices[index])
-        layers = [scene.input_HWC, scene.target_HWC]
-        if self.edges is not None:
-            layers.append(self.edges.load(scene.edge_source_HWC, self.name(index))[..., None])
-        if scene.mask_HW is not None:
-            layers.append(scene.mask_HW[..., None].astype(np.float32))
+        kept = None if self.store is None else self.store.get(index)
+        layers: list[NDArray[Any]] = list(self._layers(index)) if kept is None else list(kept)
+        if self.store is not None and kept is None:
+            self.store.put(index, layers)
         layers = (
             self._train_crop(layers, key) if isinstance(key, SampleKey) else self._test_crop(layers, index)
         )
-        mask_HW1 = (
-            layers.pop() if scene.mask_HW is not None else self._made_mask(key)[..., None].astype(np.float32)
-        )
+        if kept is not None:
+            layers = [to_unit(layer) for layer in layers]
+        brings_mask = len(layers) > 2 + (self.edges is not None)
+        mask_HW1 = layers.pop() if brings_mask else self._made_mask(key)[..., None].astype(np.float32)
         sample = Sample(
             image=_signed(layers[0]), target=_signed(layers[1]), mask=_to_tensor(mask_HW1), index=index
         )
         if self.edges is not None:
             sample["edge"] = _to_tensor(layers[2])
         return sample
+
+    def keep_scenes(self) -> None:
+        """Keep decoded scenes from now on, within ``data.cache_mb``; before loader processes start."""
+        if self.data.cache_mb and self.store is None:
+            self.store = SceneStore(len(self), self._layers(0), self.data.cache_mb)
+
+    def _layers(self, index: int) -> list[NDArray[np.float32]]:
+        """Input, target, edge map if edges are in use, and mask if the dataset brings it; (H, W, C)."""
+        scene = self.source.load(self.indices[index])
+        layers = [scene.input_HWC, scene.target_HWC]
+        if self.edges is not None:
+            layers.append(self.edges.load(scene.edge_source_HWC, self.name(index))[..., None])
+        if scene.mask_HW is not None:
+            layers.append(scene.mask_HW[..., None].astype(np.float32))
+        return layers
 
     def check_size(self, height: int, width: int, index: int) -> None:
         """Refuse a scene that is smaller than the crop.
@@ -152,7 +169,7 @@ class InpaintingDataset(Dataset[Sample]):
                 "take it out of the folder or choose a smaller crop"
             )
 
-    def _train_crop(self, layers: list[NDArray[np.float32]], key: SampleKey) -> list[NDArray[np.float32]]:
+    def _train_crop(self, layers: list[NDArray[Any]], key: SampleKey) -> list[NDArray[Any]]:
         """Random crop, flip and quarter turns, the same for every layer."""
         rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
@@ -164,7 +181,7 @@ class InpaintingDataset(Dataset[Sample]):
         flip, turns = bool(rng.integers(2)), int(rng.integers(4))
         return [np.rot90(layer[:, ::-1] if flip else layer, turns) for layer in layers]
 
-    def _test_crop(self, layers: list[NDArray[np.float32]], index: int) -> list[NDArray[np.float32]]:
+    def _test_crop(self, layers: list[NDArray[Any]], index: int) -> list[NDArray[Any]]:
         """The paper's test crop starts at (50, 50), or as near to it as the image allows; or the centre."""
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
         self.check_size(height, width, index)

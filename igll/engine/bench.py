@@ -56,7 +56,8 @@ class BenchRequest:
         limit: Seconds that one case may take.
         threads: Of torch on the CPU; 0 leaves them as they are.
         crop: ``data.crop_size`` of the training step; None: the config's.
-        batch: ``train.batch_size`` of it; None: the config's.
+        batch: ``train.batch_size`` of it, one training step for each; none: the config's. Loader and
+            evaluation are measured with the first.
         steps: Timed training steps, and batches of the loader and of the evaluation.
         workers: Of the loader, besides none.
         overrides: ``key.sub=value``; those of ``model`` hold for all networks.
@@ -79,7 +80,7 @@ class BenchRequest:
     limit: float = 120.0
     threads: int = 0
     crop: int | None = None
-    batch: int | None = None
+    batch: tuple[int, ...] = ()
     steps: int = 10
     workers: int = 2
     overrides: tuple[str, ...] = ()
@@ -126,16 +127,20 @@ class BenchRequest:
             for name in self.models
         }
 
-    def training_config(self) -> Config:
-        """Settings of the training step, the loader and the evaluation.
+    def training_configs(self) -> list[Config]:
+        """Settings of the training steps, one for each batch; those of loader and evaluation come first.
 
         Raises:
             InputError: The file or an override cannot be used.
         """
-        own = {"data.crop_size": self.crop, "train.batch_size": self.batch}
-        chosen = [f"{key}={value}" for key, value in own.items() if value is not None]
-        config = load_config(self.config, [*self.overrides, *chosen])
-        return config.model_copy(update={"device": self.device})
+        crop = [] if self.crop is None else [f"data.crop_size={self.crop}"]
+        batches = [[f"train.batch_size={batch}"] for batch in self.batch] or [[]]
+        return [
+            load_config(self.config, [*self.overrides, *crop, *batch]).model_copy(
+                update={"device": self.device}
+            )
+            for batch in batches
+        ]
 
     def cases(self) -> list[Case]:
         """Everything to time, small before large, networks side by side."""
@@ -173,7 +178,7 @@ def run_bench(request: BenchRequest) -> int:
     request.check()
     device = choose_device(request.device)
     configs = request.model_configs() if "inference" in request.parts else {}
-    training = request.training_config() if set(PARTS[1:]) & set(request.parts) else None
+    training = request.training_configs() if set(PARTS[1:]) & set(request.parts) else []
     older = None if request.compare is None else read_results(request.compare)
     make_folder(request.out)
     if request.threads:
@@ -192,7 +197,7 @@ def run_bench(request: BenchRequest) -> int:
         "models": [],
         "multiply_adds": [],
         "inference": [],
-        "training": None,
+        "training": [],
         "loader": [],
         "evaluation": [],
     }
@@ -218,13 +223,13 @@ def _measure(
     request: BenchRequest,
     device: torch.device,
     configs: dict[str, ModelConfig],
-    training: Config | None,
+    training: list[Config],
     results: dict[str, Any],
 ) -> Iterator[None]:
     """Fill the results, part by part; yields after each."""
     cases = request.cases() if "inference" in request.parts else []
     workers = list(dict.fromkeys([0, request.workers])) if "loader" in request.parts else []
-    steps = len(cases) + ("training" in request.parts) + len(workers)
+    steps = len(cases) + len(training) * ("training" in request.parts) + len(workers)
     steps += len(ROWS) if "evaluation" in request.parts else 0
     with tqdm(total=steps, unit="case", file=sys.stderr) as bar:
         settings = Settings(device, request.rounds, request.warmup, request.limit, request.memory)
@@ -237,18 +242,16 @@ def _measure(
             results["inference"] += bench.measure(list(group), bar)
             results["multiply_adds"] = bench.counts.rows()
             yield
-        if training is None:
-            return
-        if "training" in request.parts:
-            found = measure_training(training, device, request.steps, request.limit, bar)
-            results["training"] = {**_task(request, training), **found}
+        for config in training if "training" in request.parts else []:
+            found = measure_training(config, device, request.steps, request.limit, bar)
+            results["training"].append({**_task(request, config), **found})
             yield
         for count in workers:
-            found = measure_loader(training, count, request.steps, bar)
-            results["loader"].append({**_task(request, training), **found})
+            found = measure_loader(training[0], count, request.steps, bar)
+            results["loader"].append({**_task(request, training[0]), **found})
             yield
         if "evaluation" in request.parts:
-            for row in measure_evaluation(training, device, request.steps, request.limit, bar):
+            for row in measure_evaluation(training[0], device, request.steps, request.limit, bar):
                 results["evaluation"].append(row)
                 yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,16 +15,19 @@ from tqdm import tqdm
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset
+from igll.engine.bench_step_roof import StepRoof, record_step
 from igll.engine.bench_timing import MEASURED, SKIPPED, Row, clock, is_out_of_memory
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.objectives import Batch, Objectives
 from igll.engine.state import TrainState, build_state, judges_edges
-from igll.engine.train import average, open_data, train_step, training_batches
-from igll.models.discriminator import Judgement
+from igll.engine.train import average, judge, open_data, train_step, training_batches
+from igll.models.discriminator import weights_once
 from igll.models.interface import GeneratorOutput
 
 _JUDGED = ("adversarial", "feature_matching")  # terms that need the discriminator's opinion
 _EMA_DECAY = 0.999  # any value costs the same
+_PAPER_IMAGES = 40 * 8_000  # epochs × images of the paper's training on AID (section 4.2)
+_SVD = "loss: svd"
 
 
 class Part(NamedTuple):
@@ -108,12 +112,17 @@ class _Bench:
         judged, conditional = self.objectives.judged(leaves).detach(), judges_edges(self.config)
         losses: list[Tensor] = []
 
-        def judge() -> None:
-            losses.append(self.objectives.discriminator(network, batch, judged, conditional))
+        # Shared with the generator's loss, where it is timed.
+        differences = self.objectives.differences(leaves, batch)
+        differences = None if differences is None else differences.detach()
+
+        def criticise() -> None:
+            with weights_once(network):
+                losses.append(self.objectives.discriminator(network, batch, judged, conditional, differences))
 
         for _ in range(self.config.discriminator.steps):
             optimizer.zero_grad(set_to_none=True)
-            forward += self._forward(judge)
+            forward += self._forward(criticise)
             backward += clock(self.device, losses.pop().backward)
             update += clock(self.device, lambda: _update(optimizer))
         network.requires_grad_(False)
@@ -125,9 +134,9 @@ class _Bench:
 
         def forward() -> None:
             real = fake = None
-            if name in _JUDGED:
+            if name in _JUDGED and self.state.discriminator is not None:
                 with self.autocast:
-                    real, fake = self._judgements(objectives, batch, leaves)
+                    real, fake = judge(self.state.discriminator, objectives, self.config, batch, leaves)
             total, terms = objectives.generator(leaves, batch, real, fake)
             if terms:
                 found.append(total)
@@ -136,18 +145,6 @@ class _Bench:
         if not found or not found[0].requires_grad:
             return None
         return Part(f"loss: {name}", seconds, clock(self.device, found[0].backward))
-
-    def _judgements(
-        self, objectives: Objectives, batch: Batch, leaves: GeneratorOutput
-    ) -> tuple[Judgement | None, Judgement | None]:
-        """The discriminator's opinion of truth and result, as the generator's update asks for it."""
-        network = self.state.discriminator
-        if network is None:
-            return None, None
-        edge = batch.edge_B1HW if judges_edges(self.config) else None
-        with torch.no_grad():
-            real = network(batch.target_BCHW, edge, batch.rectangles)
-        return real, network(objectives.judged(leaves), edge, batch.rectangles)
 
     def _backward(self, output: GeneratorOutput, leaves: GeneratorOutput) -> float:
         """From the gradients that the losses left at the output, through the generator."""
@@ -217,10 +214,12 @@ def measure_training(config: Config, device: torch.device, steps: int, limit: fl
 
 
 def _measure_steps(bench: _Bench, steps: int, limit: float) -> Row:
-    """Whole and divided steps in turns."""
+    """Whole steps, divided steps and replays of the roof in turns."""
     batches = training_batches(bench.config, bench.training, 0, 2 * (steps + 1), bench.device)
     waits: list[float] = []
     wholes: list[float] = []
+    roofs: list[float] = []
+    roof: StepRoof | None = None
     divided: list[list[Part]] = []
     got: list[Batch] = []
     for _ in range(steps + 1):
@@ -229,17 +228,25 @@ def _measure_steps(bench: _Bench, steps: int, limit: float) -> Row:
         if len(wholes) == 1 and 2 * steps * wholes[0] > limit:
             reason = f"the first step took {wholes[0]:.1f} s, {2 * steps} would exceed {limit:g} s (--limit)"
             return {"status": SKIPPED, "reason": reason}
-        divided.append(bench.parts(next(batches)))
+        batch = next(batches)
+        divided.append(bench.parts(batch))
+        if roof is None:
+            roof = StepRoof(record_step(partial(bench.whole, batch)), bench.device)
+        roofs.append(clock(bench.device, roof.replay))
     # The first of each pays for what is set up once.
-    return _summary(bench.config, waits[1:], wholes[1:], divided[1:])
+    return _summary(bench.config, waits[1:], wholes[1:], divided[1:], roofs[1:])
 
 
 def _summary(
-    config: Config, waits: Sequence[float], wholes: Sequence[float], divided: Sequence[Sequence[Part]]
+    config: Config,
+    waits: Sequence[float],
+    wholes: Sequence[float],
+    divided: Sequence[Sequence[Part]],
+    roofs: Sequence[float],
 ) -> Row:
-    """Medians, part by part, and what they add up to."""
+    """Medians, part by part, what they add up to, and what follows from them."""
     data, whole = statistics.median(waits), statistics.median(wholes)
-    parts = [{"name": "data (loader wait)", "forward": data, "backward": 0.0, "seconds": data}]
+    parts: list[Row] = [{"name": "data (loader wait)", "forward": data, "backward": 0.0, "seconds": data}]
     for group in zip(*divided, strict=True):
         forward = statistics.median(part.forward for part in group)
         backward = statistics.median(part.backward for part in group)
@@ -247,12 +254,17 @@ def _summary(
             {"name": group[0].name, "forward": forward, "backward": backward, "seconds": forward + backward}
         )
     total = whole + data
+    roof, rate = statistics.median(roofs), config.train.batch_size / total
     return {
         "parts": parts,
         "parts_sum": sum(part["seconds"] for part in parts),
         "step_seconds": whole,
         "step_and_data_seconds": total,
-        "images_per_second": config.train.batch_size / total,
+        "images_per_second": rate,
+        "svd_share": sum(part["seconds"] for part in parts if part["name"] == _SVD) / whole,
+        "roof_seconds": roof,
+        "roof_fraction": roof / whole,
+        "paper_hours": _PAPER_IMAGES / rate / 3600,
         "steps": len(wholes),
     }
 

@@ -140,16 +140,38 @@ class Objectives(nn.Module):
         """What the discriminator and VGG see of a network's output: image_BCHW in [-1, 1]."""
         return output.perception_BCHW if self.config.judged == "composite" else output.predictions[-1]
 
+    @property
+    def judges_truth(self) -> bool:
+        """Whether the generator's loss asks for the discriminator's judgement of the ground truth."""
+        relative = bool(self.config.adversarial) and self.config.adversarial_form == "relativistic"
+        return relative or bool(self.config.feature_matching)
+
+    def differences(self, output: GeneratorOutput, batch: Batch) -> Tensor | None:
+        """Differences of singular values: once for generator and discriminator, None if neither asks.
+
+        Returns:
+            differences_BN as :meth:`igll.losses.SingularValueLoss.differences`, with gradient.
+        """
+        if not self.config.svd:
+            return None
+        return self.singular_values.differences(output.perception_BCHW, batch.target_BCHW)
+
     def generator(
-        self, output: GeneratorOutput, batch: Batch, real: Judgement | None, fake: Judgement | None
+        self,
+        output: GeneratorOutput,
+        batch: Batch,
+        real: Judgement | None,
+        fake: Judgement | None,
+        differences: Tensor | None = None,
     ) -> tuple[Tensor, Terms]:
         """The generator's loss (L_overall of section 3.6).
 
         Args:
             output: The generator's output for the batch.
             batch: The batch.
-            real: The discriminator's judgement of the ground truth; None without adversarial terms.
-            fake: Its judgement of the network's output, with gradient.
+            real: The discriminator's judgement of the ground truth; None if no term asks for it.
+            fake: Its judgement of the network's output, with gradient; None without adversarial terms.
+            differences: What :meth:`differences` returned, if it was called.
 
         Returns:
             Weighted sum, and every term before weighting.
@@ -166,19 +188,22 @@ class Objectives(nn.Module):
         if weights["whole"]:
             terms["whole"] = self.whole(self.judged(output), target, mask)
         if weights["svd"]:
-            terms["svd"] = self.singular_values(result, target)
+            found = self.differences(output, batch) if differences is None else differences
+            if found is not None:
+                terms["svd"] = found.mean()
         if weights["edge"] and output.edge_logits_B1HW is not None and batch.edge_B1HW is not None:
             terms["edge"] = self.edge(output.edge_logits_B1HW, batch.edge_B1HW, mask)
         if self.features is not None:
             terms |= self._feature_terms(self.judged(output).float(), target, mask)
-        if real is not None and fake is not None:
-            if weights["adversarial"]:
-                terms["adversarial"] = self.adversarial.generator(real.logits, fake.logits)
-            if weights["feature_matching"]:
-                local = self.config.feature_matching_of == "local"
-                terms["feature_matching"] = self.feature_matching(
-                    *(judgement.local_features if local else judgement.features for judgement in (fake, real))
-                )
+        if fake is not None and weights["adversarial"]:
+            # Losses that are not relative do not look at the truth's score.
+            truth = fake.logits.detach() if real is None else real.logits
+            terms["adversarial"] = self.adversarial.generator(truth, fake.logits)
+        if fake is not None and real is not None and weights["feature_matching"]:
+            local = self.config.feature_matching_of == "local"
+            terms["feature_matching"] = self.feature_matching(
+                *(judgement.local_features if local else judgement.features for judgement in (fake, real))
+            )
         total = sum((weights[name] * term for name, term in terms.items()), start=result.new_zeros(()))
         return total, terms
 
@@ -210,15 +235,29 @@ class Objectives(nn.Module):
         batch: Batch,
         result_BCHW: Tensor,
         conditional: bool,
+        differences: Tensor | None = None,
     ) -> Tensor:
-        """The discriminator's loss (L_dis of section 3.6) on real images and detached results."""
+        """The discriminator's loss (L_dis of section 3.6).
+
+        Args:
+            discriminator: The network.
+            batch: The batch, whose ground truth is real.
+            result_BCHW: What :meth:`judged` returned, detached.
+            conditional: Whether the discriminator sees edges.
+            differences: What :meth:`differences` returned, if it was called.
+
+        Returns:
+            Scalar, float32.
+        """
         edge = batch.edge_B1HW if conditional else None
-        real = discriminator(batch.target_BCHW, edge, batch.rectangles)
-        fake = discriminator(result_BCHW, edge, batch.rectangles)
         gap = None
         if self._shifts_fakes:
-            gap = self.singular_values.gap_per_sample(result_BCHW.float(), batch.target_BCHW)
-        loss = self.adversarial.discriminator(real.logits, fake.logits, gap)
+            if differences is not None and self.config.judged == "composite":
+                gap = differences.detach().mean(1)
+            else:
+                gap = self.singular_values.gap_per_sample(result_BCHW.float(), batch.target_BCHW)
+        real_logits, fake_logits = _score_pair(discriminator, batch, result_BCHW, edge)
+        loss = self.adversarial.discriminator(real_logits, fake_logits, gap)
         if isinstance(self.adversarial, WassersteinGradientPenaltyLoss) and self.config.gradient_penalty:
             penalty = self.adversarial.gradient_penalty(
                 lambda between: discriminator(between, edge, batch.rectangles).logits,
@@ -230,3 +269,18 @@ class Objectives(nn.Module):
             )
             loss = loss + self.config.gradient_penalty * penalty
         return loss
+
+
+def _score_pair(
+    discriminator: AnyDiscriminator, batch: Batch, result_BCHW: Tensor, edge_B1HW: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Scores of real images and of results: in one pass, where images do not influence each other."""
+    target_BCHW, rectangles = batch.target_BCHW, batch.rectangles
+    if getattr(discriminator, "mixes", True):  # of a network that does not say, the careful answer
+        real = discriminator(target_BCHW, edge_B1HW, rectangles)
+        return real.logits, discriminator(result_BCHW, edge_B1HW, rectangles).logits
+    both_BCHW = torch.cat([target_BCHW, result_BCHW.to(target_BCHW.dtype)])
+    edges_B1HW = None if edge_B1HW is None else edge_B1HW.repeat(2, 1, 1, 1)
+    doubled = None if rectangles is None else [*rectangles, *rectangles]
+    real_logits, fake_logits = discriminator(both_BCHW, edges_B1HW, doubled).logits.chunk(2)
+    return real_logits, fake_logits

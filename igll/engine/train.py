@@ -25,8 +25,10 @@ from igll.engine.state import TrainState, build_state, judges_edges
 from igll.engine.validate import Validation
 from igll.errors import InputError, NumericsError
 from igll.models import InpaintingNetwork
-from igll.models.discriminator import hole_rectangles
+from igll.models.critics import AnyDiscriminator
+from igll.models.discriminator import Judgement, hole_rectangles, weights_once
 from igll.models.edges import EdgeDetector
+from igll.models.interface import GeneratorOutput
 from igll.storage import make_folder
 
 
@@ -125,7 +127,9 @@ class Records:
         step, due = state.step, self.config.train
         self.bar.update()
         if finished or step % due.log_every == 0:
-            values = {name: float(term) for name, term in terms.items()}
+            state.settle()
+            stacked = torch.stack([term.float() for term in terms.values()])
+            values = dict(zip(terms, stacked.tolist(), strict=True))
             self.log.scalars(step, "train", values)
             self.bar.set_postfix(_short(values))
         if finished or step % due.eval_every == 0:
@@ -135,6 +139,7 @@ class Records:
 
     def _validate(self, state: TrainState) -> None:
         """Score the fixed validation images, and keep the weights if they are the best so far."""
+        state.settle()
         scores = self.validation.scores(state.evaluated)
         self.log.scalars(state.step, "val", scores)
         label = " (oracle edges)" if self.validation.oracle else ""
@@ -155,51 +160,80 @@ def train_step(
         a discriminator, the same of it; detached, on the device.
 
     Raises:
-        NumericsError: Before the network's update, if its loss or gradient is not finite.
+        NumericsError: Before the network's update, if its loss or gradient is not finite. On CUDA the update
+            is left out there and then, as are all later ones, and :meth:`TrainState.settle` raises.
     """
     rate = learning_rate(config.train, state.step, _total_steps(config.train, len(training)))
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=config.train.amp and batch.image_BCHW.is_cuda)
     given_edge = batch.edge_B1HW if state.generator.structure_prior in ("oracle", "reference") else None
     with autocast:
         output = state.generator.fill(batch.image_BCHW, batch.mask_B1HW, given_edge)
+    differences = objectives.differences(output, batch)
     terms: Terms = {}
 
     # Discriminator: real against what the network made.
     real = fake = None
-    judged = objectives.judged(output)
-    if state.discriminator is not None and state.discriminator_optimizer is not None:
-        conditional = judges_edges(config)
-        state.discriminator.requires_grad_(True)
-        for _ in range(config.discriminator.steps):
-            with autocast:
-                loss = objectives.discriminator(state.discriminator, batch, judged.detach(), conditional)
-            terms["discriminator/total"] = loss.detach()
-            terms["gradient/discriminator"] = _gradient_norm(state.discriminator_optimizer, loss, 0.0)
-            _check_finite(terms, state.step, batch, training)
-            relative = (config.train.discriminator_lr or config.train.lr) / config.train.lr
-            _update(state.discriminator_optimizer, rate * relative)
-        # The generator's gradient runs through the discriminator, not into it.
-        state.discriminator.requires_grad_(False)
-        edge = batch.edge_B1HW if conditional else None
+    if state.discriminator is not None:
         with autocast:
-            with torch.no_grad():
-                real = state.discriminator(batch.target_BCHW, edge, batch.rectangles)
-            fake = state.discriminator(judged, edge, batch.rectangles)
+            terms = _train_discriminator(state, objectives, config, batch, training, output, differences)
+            real, fake = judge(state.discriminator, objectives, config, batch, output)
 
     # Generator.
-    total, generator_terms = objectives.generator(output, batch, real, fake)
+    total, generator_terms = objectives.generator(output, batch, real, fake, differences)
     terms |= {
         f"generator/{name}": term.detach() for name, term in (generator_terms | {"total": total}).items()
     }
     terms["gradient/generator"] = _gradient_norm(state.generator_optimizer, total, config.train.clip_gradient)
-    _check_finite(terms, state.step, batch, training)
+    _check_finite(terms, state, batch, training)
     _update(state.generator_optimizer, rate)
 
     # Running average, quicker at the start so that it does not remember the initial weights.
     if state.ema is not None:
         decay = min(config.train.ema_decay, (1 + state.step) / (10 + state.step))
-        average(state.ema, state.generator, decay)
+        average(state.ema, state.generator, decay, state.watch.broken)
     return terms
+
+
+def _train_discriminator(
+    state: TrainState,
+    objectives: Objectives,
+    config: Config,
+    batch: Batch,
+    training: InpaintingDataset,
+    output: GeneratorOutput,
+    differences: Tensor | None,
+) -> Terms:
+    """Update the discriminator, as often as configured; its terms."""
+    network, optimizer = state.discriminator, state.discriminator_optimizer
+    assert network is not None and optimizer is not None  # noqa: S101  (narrows for the type checker)
+    rate = learning_rate(config.train, state.step, _total_steps(config.train, len(training)))
+    relative = (config.train.discriminator_lr or config.train.lr) / config.train.lr
+    result, conditional = objectives.judged(output).detach(), judges_edges(config)
+    terms: Terms = {}
+    network.requires_grad_(True)
+    for _ in range(config.discriminator.steps):
+        with weights_once(network):
+            loss = objectives.discriminator(network, batch, result, conditional, differences)
+        terms["discriminator/total"] = loss.detach()
+        terms["gradient/discriminator"] = _gradient_norm(optimizer, loss, 0.0)
+        _check_finite(terms, state, batch, training)
+        _update(optimizer, rate * relative)
+    # The generator's gradient runs through the discriminator, not into it.
+    network.requires_grad_(False)
+    return terms
+
+
+def judge(
+    network: AnyDiscriminator, objectives: Objectives, config: Config, batch: Batch, output: GeneratorOutput
+) -> tuple[Judgement | None, Judgement]:
+    """What the discriminator thinks of the ground truth, if a loss asks, and of the network's output."""
+    edge = batch.edge_B1HW if judges_edges(config) else None
+    real = None
+    with weights_once(network):
+        if objectives.judges_truth:
+            with torch.no_grad():
+                real = network(batch.target_BCHW, edge, batch.rectangles)
+        return real, network(objectives.judged(output), edge, batch.rectangles)
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
@@ -231,12 +265,14 @@ def training_batches(
     config: Config, dataset: InpaintingDataset, first_step: int, total_steps: int, device: torch.device
 ) -> Iterator[Batch]:
     """Batches from the loader, on the device; one loader serves the whole run."""
+    dataset.keep_scenes()
     sampler = StepSampler(len(dataset), config.train.batch_size, config.seed, first_step, total_steps)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
+        prefetch_factor=4 if config.data.workers else None,
         # A generator of its own, so that starting workers draws nothing from the global one.
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_main,
@@ -257,13 +293,11 @@ def training_batches(
         )
 
 
-def _check_finite(terms: Terms, step: int, batch: Batch, training: InpaintingDataset) -> None:
+def _check_finite(terms: Terms, state: TrainState, batch: Batch, training: InpaintingDataset) -> None:
     """Stop before the update if any value is not finite, naming it, the step and the images."""
-    if bool(torch.stack([term.float() for term in terms.values()]).isfinite().all()):
-        return
-    name, value = next((name, float(term)) for name, term in terms.items() if not math.isfinite(float(term)))
-    names = ", ".join(training.name(index) for index in batch.indices)
-    raise NumericsError(f"step {step + 1}: '{name}' is {value}; images: {names}")
+    state.watch.note(state.step, terms, lambda: ", ".join(training.name(index) for index in batch.indices))
+    if state.watch.full:
+        state.settle()
 
 
 def _gradient_norm(optimizer: torch.optim.Adam, loss: Tensor, clip: float) -> Tensor:
@@ -271,7 +305,9 @@ def _gradient_norm(optimizer: torch.optim.Adam, loss: Tensor, clip: float) -> Te
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    if clip:
+        return nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
 
 
 def _update(optimizer: torch.optim.Adam, rate: float) -> None:
@@ -281,12 +317,25 @@ def _update(optimizer: torch.optim.Adam, rate: float) -> None:
 
 
 @torch.no_grad()
-def average(ema: InpaintingNetwork, generator: InpaintingNetwork, decay: float) -> None:
-    """Move the running average towards the generator; buffers are copied."""
-    for mean, current in zip(ema.parameters(), generator.parameters(), strict=True):
-        mean.lerp_(current, 1 - decay)
+def average(
+    ema: InpaintingNetwork, generator: InpaintingNetwork, decay: float, broken: Tensor | None = None
+) -> None:
+    """Move the running average towards the generator; buffers are copied.
+
+    Args:
+        ema: The average.
+        generator: The network.
+        decay: Share of the average that stays.
+        broken: Scalar; nothing moves where it is 1. ``None``: 0.
+    """
+    means: list[Tensor] = list(ema.parameters())
+    current: list[Tensor] = list(generator.parameters())
+    stay = torch.zeros((), device=means[0].device) if broken is None else broken
+    steps = list(torch._foreach_sub(current, means))
+    torch._foreach_mul_(steps, (1 - stay) * (1 - decay))
+    torch._foreach_add_(means, steps)
     for copied, buffer in zip(ema.buffers(), generator.buffers(), strict=True):
-        copied.copy_(buffer)
+        copied.copy_(torch.where(stay > 0, copied, buffer))
 
 
 def _short(values: dict[str, float]) -> dict[str, str]:

@@ -133,7 +133,8 @@ class VGGFeatures(nn.Module):
         bands = image_BCHW.shape[1]
         found: dict[str, Tensor] = {}
         with full_precision(image_BCHW):
-            image_B3HW = image_BCHW.float()[:, [band % bands for band in range(3)]]
+            # Slices, because a list of numbers would be an index that the device has to be sent.
+            image_B3HW = torch.cat([image_BCHW[:, band % bands, None].float() for band in range(3)], 1)
             activation = ((image_B3HW + 1) / 2 - self.mean) / self.std
             if mask_B1HW is not None:
                 activation = activation * mask_B1HW.float()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from igll.losses.adversarial import AdversarialLoss
+from igll.losses.precision import full_precision
 
 
 class WassersteinGradientPenaltyLoss(AdversarialLoss):
@@ -55,10 +56,17 @@ class WassersteinGradientPenaltyLoss(AdversarialLoss):
         Returns:
             Scalar, float32, ≥ 0, differentiable in the critic's parameters.
         """
+        device = real_BCHW.device
         epsilon_B111 = torch.rand(len(real_BCHW), 1, 1, 1, generator=generator, device=generator.device)
+        if device.type == "cuda" and not epsilon_B111.is_cuda:
+            epsilon_B111 = epsilon_B111.pin_memory()  # else the host would wait for the copy
         real_BCHW, fake_BCHW = real_BCHW.detach().float(), fake_BCHW.detach().float()
-        between_BCHW = torch.lerp(real_BCHW, fake_BCHW, epsilon_B111.to(real_BCHW.device)).requires_grad_()
-        (slope_BCHW,) = torch.autograd.grad(critic(between_BCHW).sum(), between_BCHW, create_graph=True)
+        between_BCHW = torch.lerp(
+            real_BCHW, fake_BCHW, epsilon_B111.to(device, non_blocking=True)
+        ).requires_grad_()
+        # A slope of 1 to a percent is what counts here, and 16 bits would spend that on rounding.
+        with full_precision(between_BCHW):
+            (slope_BCHW,) = torch.autograd.grad(critic(between_BCHW).sum(), between_BCHW, create_graph=True)
         if mask_B1HW is not None:
             slope_BCHW = slope_BCHW * (mask_B1HW > 0.5)
         return (torch.linalg.vector_norm(slope_BCHW.float(), dim=(1, 2, 3)) - 1).square().mean()

@@ -22,6 +22,9 @@ class PatchDiscriminator(nn.Module):
         norm: ``spectral`` normalises every convolution's weight, ``batch`` the output of all but the first
             and the last.
         edge: Whether an edge map is concatenated.
+
+    Attributes:
+        mixes: Whether images of one batch influence each other.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class PatchDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.edge = edge
+        self.mixes = norm == "batch"
         sizes = [image_channels + edge, width, 2 * width, 4 * width, 8 * width, 1]
         self.layers = nn.ModuleList()
         for level, stride in enumerate((2, 2, 2, 1, 1)):
@@ -66,6 +70,9 @@ class Critic(nn.Module):
         image_channels: Channels of the image.
         width: Channels of the first convolution; at most four times as many later.
         edge: Whether an edge map is concatenated.
+
+    Attributes:
+        mixes: Whether images of one batch influence each other: never.
     """
 
     GRID = 8  # 512 / 2**6: other sizes are averaged or repeated to this grid
@@ -73,6 +80,7 @@ class Critic(nn.Module):
     def __init__(self, image_channels: int = 3, width: int = 64, edge: bool = False) -> None:
         super().__init__()
         self.edge = edge
+        self.mixes = False
         sizes = [image_channels + edge, *(min(2**level, 4) * width for level in range(6))]
         self.layers = nn.ModuleList(nn.Conv2d(inner, outer, 5, 2, 2) for inner, outer in pairwise(sizes))
         self.judge = nn.Linear(sizes[-1] * self.GRID**2, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Norm = Literal["none", "batch", "spectral"]
 
@@ -76,6 +79,9 @@ class Discriminator(nn.Module):
         width: Channels of the first convolution (64 gives 512 at the end).
         norm: ``none``, ``batch`` or ``spectral``.
         edge: Whether an edge map is concatenated (the conditional y of equation 5).
+
+    Attributes:
+        mixes: Whether images of one batch influence each other.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.edge = edge
+        self.mixes = norm == "batch"
         in_channels = image_channels + edge
         self.whole = StridedNet(in_channels, width, depth=6, norm=norm)
         self.local = StridedNet(in_channels, width, depth=5, norm=norm)
@@ -128,6 +135,21 @@ def frame_of(image_BCHW: Tensor, edge_B1HW: Tensor | None, edge: bool) -> Tensor
     if (edge_B1HW is not None) != edge:
         raise ValueError(f"this discriminator {'needs an' if edge else 'takes no'} edge map")
     return image_BCHW if edge_B1HW is None else torch.cat([image_BCHW, edge_B1HW.to(image_BCHW.dtype)], 1)
+
+
+@contextmanager
+def weights_once(network: nn.Module) -> Iterator[None]:
+    """Inside, spectrally normalised weights are computed once for all passes, in full precision.
+
+    A power iteration belongs to an update, not to a pass (Miyato et al. 2018, algorithm 1).
+    """
+    with parametrize.cached():
+        device = next(network.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            for module in network.modules():
+                if parametrize.is_parametrized(module, "weight"):
+                    _ = module.weight  # computed now, and remembered until the end
+        yield
 
 
 def hole_rectangles(mask_B1HW: Tensor) -> list[Rectangle] | None:

@@ -110,8 +110,9 @@ def _numbers(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for row in results["inference"]
         if row["status"] == _MEASURED
     }
-    training = results.get("training")
-    if training is not None and training["status"] == _MEASURED:
+    for training in results["training"]:
+        if training["status"] != _MEASURED:
+            continue
         task = f"training {task_title(training)}"
         found[f"{task}: step and data"] = {"seconds_median": training["step_and_data_seconds"]}
         for part in training["parts"]:

@@ -46,10 +46,10 @@ def test_the_script_measures_everything_and_compares(
 
     arguments = [
         "--out", str(tmp_path / "new"), "--models", "igll", "hifill", "--sizes", "64", "--batches", "2",
-        "--holes", "10", "--rounds", "3", "--steps", "2", "--workers", "0", "--crop", "32", "--batch", "2",
-        "--no-memory", "--set", "model.width=4", "data.synthetic_images=6", "losses.svd_leading=4",
-        "losses.adversarial=0.01", "discriminator.width=4", f"edges.cache={tmp_path / 'edges'}",
-        "eval.batch_size=2",
+        "--holes", "10", "--rounds", "3", "--steps", "2", "--workers", "0", "--crop", "32",
+        "--batch", "2", "3", "--no-memory", "--set", "model.width=4", "data.synthetic_images=6",
+        "losses.svd_leading=4", "losses.adversarial=0.01", "discriminator.width=4",
+        f"edges.cache={tmp_path / 'edges'}", "eval.batch_size=2",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -72,7 +72,8 @@ def test_the_script_measures_everything_and_compares(
         assert (row["layer_multiply_adds"] > row["roof_multiply_adds"]) == (row["model"] == "igll")
         assert row["roof_multiply_adds"] == row["convolution_multiply_adds"] < row["multiply_adds"]
         assert row["memory_growth_bytes"] is None and "--no-memory" in row["memory_reason"]
-    check_training(found["training"])
+    check_training(found["training"][0])
+    assert [row["batch"] for row in found["training"]] == [2, 3]
     assert [(row["workers"], row["images"]) for row in found["loader"]] == [(0, 4)]
     check_evaluation(found["evaluation"])
     text = (tmp_path / "new" / "bench.md").read_text(encoding="utf-8")
@@ -97,6 +98,11 @@ def check_training(row: dict) -> None:
     assert all(part["seconds"] == part["forward"] + part["backward"] > 0 for part in row["parts"])
     assert row["parts_sum"] == pytest.approx(sum(part["seconds"] for part in row["parts"]), rel=1e-12)
     assert row["images_per_second"] == pytest.approx(2 / row["step_and_data_seconds"], rel=1e-12)
+    (svd,) = [part["seconds"] for part in row["parts"] if part["name"] == "loss: svd"]
+    assert row["svd_share"] == pytest.approx(svd / row["step_seconds"], rel=1e-12)
+    assert row["roof_fraction"] == pytest.approx(row["roof_seconds"] / row["step_seconds"], rel=1e-12)
+    assert row["roof_fraction"] > 0
+    assert row["paper_hours"] == pytest.approx(320_000 / row["images_per_second"] / 3600, rel=1e-12)
 
 
 def check_evaluation(rows: list[dict]) -> None:
@@ -205,9 +211,9 @@ def test_a_training_step_that_takes_too_long_is_skipped_with_the_reason(tiny: Be
     settings = (
         *TINY, "data.synthetic_images=6", "losses.svd_leading=4", f"edges.cache={tmp_path / 'edges'}",
     )  # fmt: skip
-    request = replace(tiny, parts=("training",), crop=32, batch=2, limit=1e-6, overrides=settings)
+    request = replace(tiny, parts=("training",), crop=32, batch=(2,), limit=1e-6, overrides=settings)
     assert run_bench(request) == 0
-    row = read(request)["training"]
+    (row,) = read(request)["training"]
     assert row["status"] == "skipped" and "--limit" in row["reason"]
 
 
@@ -216,9 +222,9 @@ def test_settings_of_one_network_hold_for_the_training_step_alone(tiny: BenchReq
         *TINY, "model.structure_prior=none", "model.residual=true", "data.synthetic_images=6",
         "losses.svd=0", "losses.edge=0",
     )  # fmt: skip
-    request = replace(tiny, models=("dmfn",), crop=32, batch=2, steps=1, overrides=settings)
+    request = replace(tiny, models=("dmfn",), crop=32, batch=(2,), steps=1, overrides=settings)
     assert run_bench(replace(request, parts=("training",))) == 0
-    names = [part["name"] for part in read(request)["training"]["parts"]]
+    names = [part["name"] for part in read(request)["training"][0]["parts"]]
     assert "generator forward" in names and "loss: svd" not in names and "loss: edge" not in names
     with pytest.raises(InputError, match="dmfn has no such choice"):
         run_bench(replace(request, parts=("inference",)))

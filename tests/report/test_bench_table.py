@@ -53,10 +53,11 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
             {"model": "igll", "size": 256, "hole": 25, "true": 34_123_456_789, "convolutions": 25e9},
         ],
         "inference": list(rows),
-        "training": {
+        "training": [{
             **task, "status": "measured", "reason": "", "parts": parts, "parts_sum": 0.6, "step_seconds": 0.7,
-            "step_and_data_seconds": 0.8, "images_per_second": 20.0, "steps": 3,
-        },
+            "step_and_data_seconds": 0.8, "images_per_second": 20.0, "steps": 3, "svd_share": 0.0123,
+            "roof_seconds": 0.35, "roof_fraction": 0.5, "paper_hours": 4.444,
+        }],
         "loader": [{**task, "workers": 0, "images": 32, "seconds": 2.0, "images_per_second": 16.0}],
         "evaluation": [metric("ssim", 0.4), metric("fid", None, status="n/a", reason="no weights")],
         **changes,
@@ -82,6 +83,9 @@ def test_numbers_are_printed_with_their_units():
         "2.00", "3.0", "4.0",
     ]  # fmt: skip
     step = section(text, "Training step")
+    assert "Low-rank loss 1.23 % of the step." in step
+    assert "and backward, take 350.00 ms: the step reaches 0.500 of that roof." in step
+    assert "(40 epochs of 8,000 images) takes 4.44 h at this rate" in step
     assert line(step, "loss: svd") == ["loss: svd", "100.00", "200.00", "300.00", "37.5"]
     assert "Sum of the parts 600.00 ms; step and data as a whole 800.00 ms (0.750), 20.00 images/s" in step
     assert "do not add up" in step
@@ -116,8 +120,8 @@ def test_missing_memory_alone_says_why():
 
 
 def test_a_skipped_training_step_and_an_interruption_are_said():
-    task = results()["training"]
-    text = markdown(results(training={**task, "status": "skipped", "reason": "too slow"}, finished=False))
+    task = results()["training"][0]
+    text = markdown(results(training=[{**task, "status": "skipped", "reason": "too slow"}], finished=False))
     assert "quickstart, igll width 16, 64 px × 16: skipped: too slow" in text and "Interrupted" in text
 
 
@@ -144,7 +148,7 @@ def test_ratios_are_new_over_old_and_lonely_rows_are_named(tmp_path: Path):
         row("dmfn", median=1.0, memory_growth_bytes=None),
         loader=[],
     )
-    new["training"]["step_and_data_seconds"] = 0.4
+    new["training"][0]["step_and_data_seconds"] = 0.4
     new["evaluation"][0] = metric("ssim", 0.1)
     for name, content in (("old", old), ("new", new)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
