@@ -82,7 +82,9 @@ class _Bench:
         generator, ema = self.state.generator, self.state.ema
         given = batch.edge_B1HW if generator.structure_prior in ("oracle", "reference") else None
         kept: list[GeneratorOutput] = []
-        forward = self._forward(lambda: kept.append(generator.fill(batch.image_BCHW, batch.mask_B1HW, given)))
+        forward = self._forward(
+            lambda: kept.append(generator.fill(batch.image_BCHW, batch.mask_B1HW, given, batch.layout))
+        )
         output, leaves = kept[0], _leaves(kept[0])
         parts = [Part("generator forward", forward), *self._discriminator(batch, leaves)]
         for name, objectives in self.single.items():
@@ -215,7 +217,8 @@ def measure_training(config: Config, device: torch.device, steps: int, limit: fl
 
 def _measure_steps(bench: _Bench, steps: int, limit: float) -> Row:
     """Whole steps, divided steps and replays of the roof in turns."""
-    batches = training_batches(bench.config, bench.training, 0, 2 * (steps + 1), bench.device)
+    layout_of = partial(bench.state.generator.layout, whole_frame=bench.objectives.whole_frame)
+    batches = training_batches(bench.config, bench.training, 0, 2 * (steps + 1), bench.device, layout_of)
     waits: list[float] = []
     wholes: list[float] = []
     roofs: list[float] = []

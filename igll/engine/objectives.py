@@ -31,6 +31,7 @@ from igll.losses import (
 from igll.losses.released import ALIGNED_LAYER, GUIDED_LAYERS
 from igll.models.critics import AnyDiscriminator
 from igll.models.discriminator import Judgement, Rectangle
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput
 
 Terms = dict[str, Tensor]
@@ -53,6 +54,7 @@ class Batch:
         edge_B1HW: Edge map of the ground truth, if edges are in use.
         rectangles: The holes, if they are equal rectangles.
         indices: Positions in the dataset, for error messages.
+        layout: What the generator worked out from the mask; without it, its pass does.
     """
 
     image_BCHW: Tensor
@@ -61,6 +63,7 @@ class Batch:
     edge_B1HW: Tensor | None
     rectangles: list[Rectangle] | None
     indices: list[int]
+    layout: HoleLayout | None = None
 
 
 class Objectives(nn.Module):
@@ -111,6 +114,11 @@ class Objectives(nn.Module):
             for key in ("perceptual", "style"):
                 if getattr(config, key):
                     self.features.check_layers(f"{key}_layers", getattr(config, f"{key}_layers"))
+
+    @property
+    def whole_frame(self) -> bool:
+        """Whether any loss looks at what was painted outside the hole."""
+        return bool(self.config.staged) or self.config.judged != "composite"
 
     @property
     def _layers(self) -> list[str]:

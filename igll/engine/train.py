@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator
 from igll.models.discriminator import Judgement, hole_rectangles, weights_once
 from igll.models.edges import EdgeDetector
+from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput
 from igll.storage import make_folder
 
@@ -75,7 +77,8 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     for dataset in (training, testing):
         if detector is not None and dataset.edges is not None:
             prepare_edge_maps(dataset, dataset.edges, detector, device)
-    batches = training_batches(config, training, state.step, total_steps, device)
+    layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
+    batches = training_batches(config, training, state.step, total_steps, device, layout_of)
     validation = Validation(testing, config, out / "sheets", device)
 
     with RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, total_steps) as bar:
@@ -167,7 +170,7 @@ def train_step(
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=config.train.amp and batch.image_BCHW.is_cuda)
     given_edge = batch.edge_B1HW if state.generator.structure_prior in ("oracle", "reference") else None
     with autocast:
-        output = state.generator.fill(batch.image_BCHW, batch.mask_B1HW, given_edge)
+        output = state.generator.fill(batch.image_BCHW, batch.mask_B1HW, given_edge, batch.layout)
     differences = objectives.differences(output, batch)
     terms: Terms = {}
 
@@ -262,9 +265,23 @@ def _total_steps(config: TrainConfig, images: int) -> int:
 
 
 def training_batches(
-    config: Config, dataset: InpaintingDataset, first_step: int, total_steps: int, device: torch.device
+    config: Config,
+    dataset: InpaintingDataset,
+    first_step: int,
+    total_steps: int,
+    device: torch.device,
+    layout_of: Callable[[Tensor], HoleLayout | None] | None = None,
 ) -> Iterator[Batch]:
-    """Batches from the loader, on the device; one loader serves the whole run."""
+    """Batches from the loader, on the device; one loader serves the whole run.
+
+    Args:
+        config: Batch size, seed and workers.
+        dataset: Training images.
+        first_step: Steps that are already done.
+        total_steps: Steps when all is done.
+        device: Where the batches go.
+        layout_of: What the network works out from a batch's mask, on the CPU, before the pass.
+    """
     dataset.keep_scenes()
     sampler = StepSampler(len(dataset), config.train.batch_size, config.seed, first_step, total_steps)
     loader: DataLoader[Sample] = DataLoader(
@@ -283,6 +300,7 @@ def training_batches(
             for name in ("image", "target", "mask", "edge")
             if name in sample
         }
+        layout = None if layout_of is None else layout_of(sample["mask"])
         yield Batch(
             moved["image"],
             moved["target"],
@@ -290,6 +308,7 @@ def training_batches(
             moved.get("edge"),
             hole_rectangles(sample["mask"]),
             sample["index"].tolist(),
+            None if layout is None else layout.to(device),
         )
 
 

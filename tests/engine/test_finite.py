@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from igll.models.discriminator import Discriminator, Rectangle
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
-# On CUDA each of these makes the host wait; ``_to_copy`` and ``copy_`` do between devices.
+# On CUDA each of these makes the host wait.
 _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "item")
 
 
@@ -34,11 +35,10 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
-        self.counting = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.overloadpacket.__name__
-        if self.counting and name in _WAITING:
+        if name in _WAITING:
             self.seen[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -56,7 +56,9 @@ def run(small, tmp_path: Path):
         state = build_state(config, CPU)
         state.watch.immediate = False
         objectives = Objectives(config.losses, config.model.structure_prior == "learned", 32)
-        return state, objectives, config, training_batches(config, training, 0, 9, CPU), training
+        layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
+        batches = training_batches(config, training, 0, 9, CPU, layout_of)
+        return state, objectives, config, batches, training
 
     return build
 
@@ -71,19 +73,10 @@ def test_a_step_never_waits_for_the_device(run, monkeypatch, adversarial_form: s
     # LAPACK on the CPU stands in for nothing here: the way that CUDA goes is the one to be counted.
     monkeypatch.setattr(torch.linalg, "eigh", None)
     monkeypatch.setattr("igll.losses.singular_values._waits", lambda device: True)
-    fill, batch = state.generator.fill, next(batches)
+    batch = next(batches)
+    assert batch.layout is not None
     with Waits() as waits:
-
-        def uncounted(*arguments):
-            waits.counting = False
-            try:
-                return fill(*arguments)
-            finally:
-                waits.counting = True
-
-        monkeypatch.setattr(state.generator, "fill", uncounted)  # the generator has tests of its own
         terms = train_step(state, objectives, config, batch, training)
-        # Adam counts its steps on the host, in tensors of the CPU, when it is not on CUDA.
         assert not waits.seen
         state.settle()
         assert waits.seen["_local_scalar_dense"] == 1
