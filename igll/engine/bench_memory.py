@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,11 +37,13 @@ class MemoryFound(NamedTuple):
         growth_bytes: Peak growth; None if it could not be measured.
         reason: Why not.
         fatal: The pass itself did not come to its end: it must not be tried again in this process.
+        seconds: What the pass took, the first one of its size in the process; None if it did not end.
     """
 
     growth_bytes: int | None
     reason: str = ""
     fatal: bool = False
+    seconds: float | None = None
 
 
 def cuda_growth(device: torch.device, forward: Callable[[], object]) -> int:
@@ -80,14 +83,15 @@ def process_growth(config: ModelConfig, case: Case, limit: float) -> MemoryFound
         fatal = speaks_of_no_memory(last)
         return MemoryFound(None, f"{'out of memory: ' if fatal else 'memory: '}{last}", fatal)
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    return MemoryFound(found["growth_bytes"], found["reason"])
+    return MemoryFound(found["growth_bytes"], found["reason"], seconds=found["seconds"])
 
 
 def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     """The work of the process: one pass, and how far resident memory rose above its start."""
     torch.set_num_threads(task["threads"])
     if not _RESET.exists():
-        return {"growth_bytes": None, "reason": "peak resident memory is read from /proc, which is not here"}
+        reason = "peak resident memory is read from /proc, which is not here"
+        return {"growth_bytes": None, "reason": reason, "seconds": None}
     case, cpu = Case(**task["case"]), torch.device("cpu")
     generator = fresh_generator(ModelConfig.model_validate(task["model"]))
     inputs = make_inputs(generator, case, cpu)
@@ -96,9 +100,11 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
         # "5" sets the peak back to what is resident now.
         _RESET.write_text("5", encoding="ascii")
         before = _kilobytes("VmRSS")
+        start = time.perf_counter()
         generator(*inputs)
+        seconds = time.perf_counter() - start
     growth = max(_kilobytes("VmHWM") - before, 0) * 1024
-    return {"growth_bytes": growth, "reason": ""}
+    return {"growth_bytes": growth, "reason": "", "seconds": seconds}
 
 
 def _kilobytes(name: str) -> int:
