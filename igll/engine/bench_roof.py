@@ -56,11 +56,15 @@ class Convolution(NamedTuple):
     bias: TensorForm | None
     rest: tuple[Any, ...]
 
-    def of_type(self, dtype: torch.dtype) -> Convolution:
-        """The same call on tensors of another type."""
+    def like(self, dtype: torch.dtype) -> Convolution:
+        """The same call on tensors of another type and an input that is channels last in memory."""
         bias = None if self.bias is None else self.bias._replace(dtype=dtype)
+        _, channels, height, width = self.input.shape
+        stride = (channels * height * width, 1, width * channels, channels)
         return self._replace(
-            input=self.input._replace(dtype=dtype), weight=self.weight._replace(dtype=dtype), bias=bias
+            input=self.input._replace(stride=stride, dtype=dtype),
+            weight=self.weight._replace(dtype=dtype),
+            bias=bias,
         )
 
 
@@ -90,9 +94,9 @@ def record_layers(
     calls = record_convolutions(
         lambda: plain.fill(inputs.image_BCHW.to(meta), inputs.mask_B1HW.to(meta), edge, layout)
     )
-    # Autocast does not reach tensors without a device.
-    dtypes = {call.input.dtype for call in computed if torch.finfo(call.input.dtype).bits == 16}
-    return [call.of_type(min(dtypes, key=str)) for call in calls] if dtypes else calls
+    # Neither autocast nor the memory format of results reaches tensors without a device.
+    half = [call.input.dtype for call in computed if torch.finfo(call.input.dtype).bits == 16]
+    return [call.like(half[0] if half else call.input.dtype) for call in calls]
 
 
 class _Recorder(TorchDispatchMode):
