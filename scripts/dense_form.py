@@ -3,8 +3,8 @@
 Usage: python scripts/dense_form.py [--config configs/aid_25.yaml] [--size 256] [--rounds 5] [--device cpu]
 
 The dense form computes every pair of tokens, every layer over the whole frame, in plain convolutions. Then
-come, one after the other: pairs of hole and background alone, enlargements computed at the small size, and the
-surroundings of the hole alone, which is the generator. The last column is the largest difference of its result.
+come, one after the other: pairs of hole and background alone, enlargements computed at the small size, and
+the surroundings of the hole alone, which is the generator. Last, the largest difference between the results.
 """
 
 from __future__ import annotations
