@@ -75,15 +75,17 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         "One pass (s)": [row["seconds"] for row in rows],
         "Memory added at its peak (MB)": [row["growth_bytes"] / 1e6 for row in rows],
     }
-    for axis, (label, values) in zip(panels, curves.items(), strict=True):
+    for axis, (name, values) in zip(panels, curves.items(), strict=True):
         axis.loglog(sizes, values, marker="o")
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.minorticks_off()
-        axis.set_title(label, fontsize=10, loc="left")
+        axis.set_title(name, fontsize=10, loc="left")
         axis.set_xlabel("side of the image (pixels)", fontsize=9)
         axis.grid(color="#e6e6e6", linewidth=0.6)
         for size, value in zip(sizes, values, strict=True):
-            axis.annotate(f"{value:.3g}", (size, value), (4, -10), textcoords="offset points", fontsize=8)
+            label = f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+            axis.annotate(label, (size, value), (6, -9), textcoords="offset points", fontsize=8)
+        axis.margins(0.15)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path)
 
