@@ -108,6 +108,7 @@ class TrainState:
                 load_weights(part, saved[name], str(path))
             elif part is not None:
                 part.load_state_dict(_fused(saved[name]))
+                _lay_out_moments(part)
         self.step, self.best = saved["step"], saved["best"]
         torch.set_rng_state(saved["random_state"].cpu())
 
@@ -168,6 +169,19 @@ def _fused(saved: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's state for the fused kernels, whichever it was made by."""
     groups = [{**group, "fused": True, "foreach": None} for group in saved["param_groups"]]
     return {**saved, "param_groups": groups}
+
+
+@torch.no_grad()
+def _lay_out_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser's moments the memory format of their parameters.
+
+    The fused kernels walk through memory and never ask: with moments in another format, as a checkpoint from
+    another device or version holds them, they would pair every weight with another weight's moments.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _announce_changes(earlier: Config, config: Config) -> None:

@@ -1,0 +1,46 @@
+"""A training state that comes back from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from igll.engine.state import build_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_moments_follow_their_weights_whatever_memory_format_they_were_saved_in(
+    small, tmp_path: Path, plain: bool
+):
+    config, path = small(), tmp_path / "last.pt"
+    torch.manual_seed(0)
+    state = build_state(config, CPU)
+    torch.manual_seed(1)
+    gradients = [torch.randn_like(parameter) for parameter in state.generator.parameters()]
+
+    def step(trained) -> None:
+        for parameter, gradient in zip(trained.generator.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone(memory_format=torch.preserve_format)
+        trained.generator_optimizer.step()
+
+    step(state)
+    state.save(path, config)
+    if plain:
+        content = torch.load(path, weights_only=True)
+        for moments in content["generator_optimizer"]["state"].values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = moments[name].contiguous()
+        torch.save(content, path)
+    resumed = build_state(config, CPU)
+    resumed.load(path, config, CPU)
+    step(state)
+    step(resumed)
+    four_sided = 0
+    for went_on, came_back in zip(state.generator.parameters(), resumed.generator.parameters(), strict=True):
+        assert torch.equal(went_on, came_back)
+        four_sided += went_on.dim() == 4 and not went_on.is_contiguous()
+    assert four_sided > 10, "formats must differ for this to say anything"
