@@ -4,7 +4,8 @@ Usage: python scripts/dense_form.py [--config configs/aid_25.yaml] [--size 256] 
 
 The dense form computes every pair of tokens, every layer over the whole frame, in plain convolutions. Then
 come, one after the other: pairs of hole and background alone, enlargements computed at the small size, and
-the surroundings of the hole alone, which is the generator. Last, the largest difference between the results.
+the surroundings of the hole alone, which is the generator. Last, the largest difference between the results,
+and between the generator's and its own under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -64,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             "enlarging": whole_frame,
             "generator": generator,
         }
-        print("hole (%)" + "".join(f"{name + ' (ms)':>20}" for name in forms) + "  times faster  apart")
+        print(
+            "hole (%)"
+            + "".join(f"{name + ' (ms)':>20}" for name in forms)
+            + "  times faster  apart    bf16 apart"
+        )
         for hole in HOLES:
             inputs = make_inputs(generator, Case(config.model.name, options.size, 1, hole), device)
             with torch.no_grad():
@@ -73,11 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                     [clock(device, partial(form, *inputs)) for form in forms.values()]
                     for _ in range(options.rounds + 1)
                 ]
+                with torch.autocast(device.type, torch.bfloat16):
+                    half = generator(*inputs)[1]
             # The first round of each hole warms up.
             medians = [1e3 * statistics.median(times[1:]) for times in zip(*turns, strict=True)]
             shown = "".join(f"{median:20.1f}" for median in medians)
-            apart = float((found - wanted).abs().max())
-            print(f"{hole:8}{shown}{medians[0] / medians[-1]:14.2f}  {apart:.1e}", flush=True)
+            apart, bf16 = (float((found - other).abs().max()) for other in (wanted, half))
+            print(f"{hole:8}{shown}{medians[0] / medians[-1]:14.2f}  {apart:.1e}  {bf16:.1e}", flush=True)
         return 0
 
     exit_with(work)

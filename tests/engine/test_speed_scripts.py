@@ -23,9 +23,10 @@ def test_the_generator_is_timed_against_its_dense_form(capsys: pytest.CaptureFix
     assert code == 0
     rows = [[float(number) for number in line.split()] for line in out.splitlines()[1:]]
     assert [row[0] for row in rows] == [10, 25, 77]
-    for _, *medians, times, apart in rows:
+    for _, *medians, times, apart, bf16 in rows:
         assert len(medians) == 4 and min(medians) > 0
         assert times == pytest.approx(medians[0] / medians[-1], abs=0.1 * times) and 0 <= apart < 1e-5
+        assert apart < bf16 < 0.05
 
 
 def test_networks_without_a_dense_form_are_refused(capsys: pytest.CaptureFixture[str]):
