@@ -165,7 +165,7 @@ def filled_copy(
             target.close()
             result = _arrange(source, work, arranged, cog)
             drop_needless_side_file(result)
-            fault = find_fault(job, result, progress)
+            fault = find_fault(job, result, tags, progress)
         if fault:
             raise OutputError(f"{out}: not kept, {fault}")
         publish(result, out)

@@ -67,17 +67,26 @@ class ValueRange:
         assert self.nodata is not None  # noqa: S101 - for the type checker
         if self._stored.kind != "f" or not np.isfinite(self.nodata):
             return held == self.nodata
-        # GDAL takes floats within two of these steps for equal.
-        step = 4 * np.finfo(self._stored).eps
+        # GDAL takes floats within four of these steps for equal, and those whose sum is beyond the range.
         values = held.astype(np.float64)
-        return np.abs(values - self.nodata) <= step * (np.abs(values) + abs(self.nodata)) / 2
+        with np.errstate(over="ignore"):
+            beyond = ~np.isfinite(held + self._stored.type(self.nodata))
+            distance = np.abs(values - self.nodata)
+        nearness = np.maximum(np.abs(values), abs(self.nodata)) * (4 * self._step)
+        return (distance <= nearness) | beyond
+
+    @property
+    def _step(self) -> float:
+        """The relative distance of neighbouring floats; GDAL compares those of 64 bits as if they had 32."""
+        return max(float(np.finfo(self._stored).eps), float(np.finfo(np.float32).eps))
 
     def _beside_nodata(self) -> float:
         """The neighbour of the no-data value towards the middle of the range."""
         assert self.nodata is not None  # noqa: S101 - for the type checker
         if self.dtype.kind != "f":
             return self.nodata + (1 if self.nodata < (self.lowest + self.highest) / 2 else -1)
-        limits = np.finfo(self._stored)
-        if abs(self.nodata) < limits.tiny:
-            return float(limits.tiny)
-        return self.nodata * (1 - 8 * float(limits.eps))
+        if abs(self.nodata) < np.finfo(self._stored).tiny:
+            return float(np.finfo(self._stored).tiny)
+        if abs(self.nodata) > self.highest / 2:
+            return self.nodata * float(np.finfo(self._stored).eps) / 8
+        return self.nodata * (1 - 8 * self._step)

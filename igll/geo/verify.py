@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ class Scene:
         return fill_CHW
 
 
-def find_fault(scene: Scene, result: Path, progress: bool) -> str | None:
+def find_fault(scene: Scene, result: Path, tags: Mapping[str, str], progress: bool) -> str | None:
     """What is wrong with a filled copy, if anything.
 
     Args:
         scene: What was filled.
         result: The copy, closed.
+        tags: Dataset tags that were added.
         progress: Show a bar.
 
     Returns:
@@ -75,13 +77,28 @@ def find_fault(scene: Scene, result: Path, progress: bool) -> str | None:
     with open_quietly(result) as copy:
         if names := differing_metadata(scene.dataset, copy):
             return f"the {', '.join(names)} would differ from the input's"
+        if not tags.items() <= copy.tags().items():
+            return "its tags would not be kept"
+        factors = [copy.overviews(band) for band in copy.indexes]
+        if any(scene.dataset.overviews(1)) and factors != [scene.dataset.overviews(1)] * copy.count:
+            return "its overviews would not be kept"
         if has_mask(copy) != has_mask(scene.dataset):
             return "the mask would not be kept"
         windows = list(block_windows(copy))
         for window in tqdm(windows, desc="check", unit="block", leave=False, disable=not progress):
             if fault := _fault_in(scene, copy, window):
                 return fault
+    for level in range(len(factors[0])):
+        _read_through(result, level)
     return None
+
+
+def _read_through(result: Path, level: int) -> None:
+    """Decode all of an overview, which fails where writing it has: GDAL does not always say so."""
+    with open_quietly(result, overview_level=level) as overview:
+        for window in block_windows(overview):
+            overview.read(window=window)
+            overview.read_masks(1, window=window)
 
 
 def _fault_in(scene: Scene, copy: Any, window: Any) -> str | None:
