@@ -148,7 +148,7 @@ def filled_copy(
         job = Scene(scene, source, classes, class_raster, _bands_to_fill(scene, source, bands))
         _copy(job, work, out, errors)
         with errors.writing():
-            target = open_quietly(work, "r+")
+            target = open_quietly(work, "r+", driver="GTiff")
         try:
             with errors.writing():
                 copy_domains(target, source)
@@ -167,7 +167,7 @@ def filled_copy(
             drop_needless_side_file(result)
             fault = find_fault(job, result, tags, progress)
         if fault:
-            raise OutputError(f"{out}: not kept, {fault}")
+            raise errors.failure(f"not kept, {fault}")
         publish(result, out)
 
 
@@ -308,7 +308,7 @@ def _arrange(source: Any, work: Path, arranged: Path, cog: bool) -> Path:
     resampling = overview_resampling(source)
     if factors := source.overviews(1):
         # In a session of its own: GDAL cannot add overviews of a mask to a file whose tags it rewrites.
-        with open_quietly(work, "r+") as target:
+        with open_quietly(work, "r+", driver="GTiff") as target:
             target.build_overviews(factors, Resampling[resampling])
     if not (cog or is_cog(source)):
         return work
