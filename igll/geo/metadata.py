@@ -106,7 +106,9 @@ def _described(dataset: Any) -> dict[str, Any]:
         "types of bands": dataset.dtypes,
         "CRS": dataset.crs,
         "transform": dataset.transform,
-        "ground control points": ([(p.row, p.col, p.x, p.y, p.z, p.id, p.info) for p in points], points_crs),
+        "ground control points": ([(p.row, p.col, p.x, p.y, p.z, p.id, p.info) for p in points], points_crs)
+        if points
+        else None,
         "rational polynomial coefficients": dataset.rpcs and dataset.rpcs.to_gdal(),
         "no-data values": [repr(value) for value in dataset.nodatavals],  # NaN is not equal to itself
         "scales": dataset.scales,

@@ -28,6 +28,8 @@ from igll.geo.verify import Scene, find_fault
 
 _SUFFIXES = (".tif", ".tiff")
 _MASK_TILE = 256
+# A block that has grown goes behind the others and its old place stays unused; past this a file is rewritten.
+_TOLERATED_GROWTH = 1.05
 
 
 class FilledCopy:
@@ -147,6 +149,7 @@ def filled_copy(
         _refuse_classes(classes, class_raster, source)
         job = Scene(scene, source, classes, class_raster, _bands_to_fill(scene, source, bands))
         _copy(job, work, out, errors)
+        copied_size = work.stat().st_size
         with errors.writing():
             target = open_quietly(work, "r+", driver="GTiff")
         try:
@@ -163,7 +166,7 @@ def filled_copy(
             raise
         with errors.writing():
             target.close()
-            result = _arrange(source, work, arranged, cog)
+            result = _arrange(source, work, arranged, cog, copied_size)
             drop_needless_side_file(result)
             fault = find_fault(job, result, tags, progress)
         if fault:
@@ -296,28 +299,48 @@ def _copy(job: Scene, work: Path, out: Path, errors: WriteErrors) -> None:
         )
 
 
-def _arrange(source: Any, work: Path, arranged: Path, cog: bool) -> Path:
-    """Build overviews, and lay the file out as a COG where that is wanted.
+def _arrange(source: Any, work: Path, arranged: Path, cog: bool, copied_size: int) -> Path:
+    """Build overviews, and lay the file out anew where it is to be a COG or is full of outdated blocks.
+
+    Args:
+        source: The scene, open.
+        work: The filled copy.
+        arranged: Where the file goes if it is laid out anew.
+        cog: Make it a COG even if the source is none.
+        copied_size: Bytes of the copy before it was filled.
 
     Returns:
         The file that is the result.
     """
-    from rasterio.enums import Resampling
     from rasterio.shutil import copy
 
     resampling = overview_resampling(source)
-    if factors := source.overviews(1):
-        # In a session of its own: GDAL cannot add overviews of a mask to a file whose tags it rewrites.
-        with open_quietly(work, "r+", driver="GTiff") as target:
-            target.build_overviews(factors, Resampling[resampling])
-    if not (cog or is_cog(source)):
+    if cog or is_cog(source):
+        _build_overviews(work, source, resampling)
+        with open_quietly(work) as filled:
+            copy(filled, arranged, driver="COG", **cog_options(filled, source, resampling))
+            rename_side_files(work, arranged)
+            with open_quietly(arranged) as made:
+                write_lost_domains(Path(f"{arranged}.aux.xml"), made, filled)
+        return arranged
+    if work.stat().st_size <= _TOLERATED_GROWTH * copied_size:
+        _build_overviews(work, source, resampling)
         return work
     with open_quietly(work) as filled:
-        copy(filled, arranged, driver="COG", **cog_options(filled, source, resampling))
-        rename_side_files(work, arranged)
-        with open_quietly(arranged) as made:
-            write_lost_domains(Path(f"{arranged}.aux.xml"), made, filled)
+        copy(filled, arranged, driver="GTiff", **geotiff_options(source))
+        with open_quietly(arranged, "r+", driver="GTiff") as made:
+            copy_domains(made, filled)
+    _build_overviews(arranged, source, resampling)
     return arranged
+
+
+def _build_overviews(raster: Path, source: Any, resampling: str) -> None:
+    from rasterio.enums import Resampling
+
+    if factors := source.overviews(1):
+        # In a session of its own: GDAL cannot add overviews of a mask to a file whose tags it rewrites.
+        with open_quietly(raster, "r+", driver="GTiff") as target:
+            target.build_overviews(factors, Resampling[resampling])
 
 
 def _range_of(source: Any, band: int) -> ValueRange:

@@ -263,6 +263,36 @@ def test_other_formats_become_geotiff(tmp_path: Path, driver: str, suffix: str):
     assert tale["profile"]["transform"] == before["profile"]["transform"]
 
 
+def test_blocks_that_grow_leave_no_holes_in_the_file(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (3, HEIGHT, WIDTH)).astype(np.uint8)
+    profile = TILED | {"compress": "deflate", "predictor": 2, "interleave": "band", "overviews": [2]}
+    scene = write_raster(tmp_path / "scene.tif", np.full_like(noise, 9), mask=noise[0] > 20, **profile)
+    fresh = write_raster(tmp_path / "fresh.tif", noise, **profile)
+    classes = write_classes(tmp_path / "classes.tif", np.ones((HEIGHT, WIDTH)))
+    out = tmp_path / "out.tif"
+    with filled_copy(scene, classes, out, TAGS, progress=False) as copy:
+        for top in range(0, HEIGHT, 10):
+            window = Window(0, top, WIDTH, 10)
+            copy.write(window, noise[:, top : top + 10].astype(float))
+    assert tell(out) == expected_tale(scene)
+    assert out.stat().st_size < 1.1 * fresh.stat().st_size
+    with open_quietly(out) as raster:
+        np.testing.assert_array_equal(raster.read(), noise)
+        assert raster.tags(1) == {"wavelength": "100"}
+    assert names_in(tmp_path) == ["classes.tif", "fresh.IMD", "fresh.tif", "out.IMD", "out.tif", "scene.IMD",
+                                  "scene.tif"]  # fmt: skip
+
+
+def test_a_jpeg2000_becomes_geotiff(tmp_path: Path):
+    plain = write_raster(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
+    scene = tmp_path / "scene.jp2"
+    gdal_copy(plain, scene, driver="JP2OpenJPEG", reversible="yes", quality="100")
+    out = fill(scene, tmp_path / "out.tif")
+    check_filled(scene, out, 7)
+    assert tell(out)["profile"]["crs"] == tell(scene)["profile"]["crs"]
+
+
 def test_not_a_number_keeps_its_payload(tmp_path: Path):
     data = pixels("float32", 1)
     bits(data)[0, 0] = np.random.default_rng(0).integers(0x7F800001, 0x7FFFFFFF, WIDTH)
