@@ -1,0 +1,122 @@
+"""Settings of GDAL for long streams of pixels, and noticing every failure to write."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from igll.errors import InputError, OutputError
+
+CACHE_MIB = 256
+_NEARLY_FULL = 2**20  # bytes left on a disk that is as good as full
+_WRITING = ("writ", "flush", "no space", "file too large", "append")
+
+
+def import_rasterio() -> ModuleType:
+    """The library that reads and writes rasters.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError:
+        raise InputError('rasters need rasterio, which is not installed; pip install "igll[geo]"') from None
+    return rasterio
+
+
+def open_quietly(path: Path | str, mode: str = "r", **options: Any) -> Any:
+    """An open raster, as rasterio opens it; that it has no place on Earth is no reason to warn."""
+    rasterio = import_rasterio()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
+
+
+def one_line(error: BaseException) -> str:
+    """What GDAL said of a failure, without line breaks; the cause where the error only refers to it."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
+@contextmanager
+def gdal_session() -> Iterator[None]:
+    """GDAL with a cache of bounded size that keeps masks inside GeoTIFF files.
+
+    Raises:
+        InputError: rasterio is not installed.
+    """
+    rasterio = import_rasterio()
+    with rasterio.Env(
+        GDAL_CACHEMAX=CACHE_MIB * 2**20, GDAL_TIFF_INTERNAL_MASK=True, GDAL_NUM_THREADS="ALL_CPUS"
+    ):
+        yield
+
+
+class WriteErrors(logging.Handler):
+    """What GDAL only logs while a file is written or closed, as it does when the disk is full.
+
+    Args:
+        path: The result, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.ERROR)
+        self._path = path
+        self._inside = False
+        self._heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember an error of our own calls, and one about writing whenever it comes."""
+        message = " ".join(record.getMessage().split())
+        if self._inside or any(word in message.lower() for word in _WRITING):
+            self._heard.append(message)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hears GDAL as long as the block lasts."""
+        logger = logging.getLogger("rasterio")
+        logger.addHandler(self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Makes every failure of GDAL inside the block, raised or only logged, an error of the output.
+
+        Raises:
+            OutputError: Something could not be written.
+        """
+        rasterio = import_rasterio()
+        self._inside = True
+        try:
+            yield
+        except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError, OSError) as error:
+            raise self.failure(one_line(error)) from None
+        finally:
+            self._inside = False
+        if self._heard:
+            raise self.failure(self._heard[0])
+
+    def failure(self, reason: str) -> OutputError:
+        """The error to raise, which names a full disk where that is the likely cause."""
+        if self._disk_full([reason, *self._heard]):
+            reason = f"disk full? {reason}"
+        return OutputError(f"{self._path}: cannot be written ({reason})")
+
+    def _disk_full(self, messages: list[str]) -> bool:
+        if any(os.strerror(errno.ENOSPC).lower() in message.lower() for message in messages):
+            return True
+        try:
+            return shutil.disk_usage(self._path.parent).free < _NEARLY_FULL
+        except OSError:
+            return False
