@@ -198,40 +198,14 @@ EVAL_COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
 
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-infer``."""
-    parser = argparse.ArgumentParser(
-        "igll-infer",
-        description="Fill the holes of images. Known pixels come back bit-identical.",
-    )
-    parser.add_argument("--checkpoint", required=True, help="checkpoint written by igll-train")
-    parser.add_argument("--images", required=True, help="an image, or a folder of images")
-    parser.add_argument("--masks", required=True, help="a mask, or a folder of masks with the images' names")
-    parser.add_argument("--out", required=True, help="folder for the filled images")
-    parser.add_argument(
-        "--hole",
-        choices=("white", "black", "nonzero"),
-        default="white",
-        help="what marks a missing pixel in a mask (default: white)",
-    )
-    guide = parser.add_mutually_exclusive_group()
-    guide.add_argument("--edges", help="edge map(s) of the complete scene, white = edge")
-    guide.add_argument("--reference", help="image(s) of the same place at another time, for their edges")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
-    options = parser.parse_intermixed_args(arguments)
+    from igll.infer_arguments import infer_parser, infer_request
+
+    options = infer_parser().parse_intermixed_args(arguments)
 
     def work() -> int:
-        from igll.engine.infer import InferRequest
+        request = infer_request(options)
         from igll.engine.infer import infer as run
 
-        request = InferRequest(
-            checkpoint=options.checkpoint,
-            images=Path(options.images),
-            masks=Path(options.masks),
-            out=Path(options.out),
-            hole=options.hole,
-            edges=None if options.edges is None else Path(options.edges),
-            reference=None if options.reference is None else Path(options.reference),
-            overrides=options.overrides,
-        )
         return run(request)
 
     exit_with(work)

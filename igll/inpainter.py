@@ -148,10 +148,8 @@ class Inpainter:
         return _with_hole(image, filled_BCHW, hole_B1HW)
 
     def _check(self, unit_BCHW: Tensor, hole_B1HW: Tensor) -> None:
-        """Refuse images that the model cannot fill."""
-        channels, wanted = unit_BCHW.shape[1], self.generator.image_channels
-        if channels != wanted and (channels, wanted) != (1, 3):
-            raise InputError(f"image: {channels} channel(s), but the model fills images of {wanted}")
+        """Refuse images that cannot be filled."""
+        self._check_channels(unit_BCHW.shape[1])
         if bool(hole_B1HW.flatten(1).all(1).any()):
             raise InputError(
                 "mask: every pixel of the image is missing, so nothing is known to fill from; "
@@ -165,6 +163,12 @@ class Inpainter:
                 f"image: known values span {span} of full scale and must be within 0 to 1; "
                 "rescale it, and mark no-data pixels as missing in the mask"
             )
+
+    def _check_channels(self, channels: int) -> None:
+        """Refuse images of a number of channels that the model does not take."""
+        wanted = self.generator.image_channels
+        if channels != wanted and (channels, wanted) != (1, 3):
+            raise InputError(f"image: {channels} channel(s), but the model fills images of {wanted}")
 
     @torch.inference_mode()
     def _edges(

@@ -10,7 +10,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,12 +44,13 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
 
-def list_images(root: Path) -> list[Path]:
+def list_images(root: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """All images below a folder, in the order of their relative paths.
 
     Args:
         root: the folder. Subfolders are searched; files and folders whose names start with a dot, and
-            files without one of ``IMAGE_SUFFIXES`` (in any case), are passed over.
+            files without one of the suffixes (in any case), are passed over.
+        suffixes: of the files to look for, in lower case.
 
     Returns:
         Paths that start with ``root``, sorted by relative path with forward slashes.
@@ -65,11 +66,11 @@ def list_images(root: Path) -> list[Path]:
     images = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        if path.suffix.lower() in suffixes and path.is_file()
     }
     visible = sorted(name for name in images if not any(part.startswith(".") for part in name.split("/")))
     if not visible:
-        raise InputError(f"{root}: holds no image; files with {', '.join(IMAGE_SUFFIXES)} are looked for")
+        raise InputError(f"{root}: holds no image; files with {', '.join(suffixes)} are looked for")
     return [images[name] for name in visible]
 
 
@@ -176,7 +177,11 @@ def png_bit_depth(path: Path) -> int | None:
 
 
 def match_by_stem(
-    images: list[Path], image_root: Path, partners_root: Path, kind: str = "mask"
+    images: list[Path],
+    image_root: Path,
+    partners_root: Path,
+    kind: str = "mask",
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
 ) -> list[Path]:
     """Find the mask (or another partner) of every image.
 
@@ -189,6 +194,7 @@ def match_by_stem(
         image_root: the folder that the images' relative paths count from.
         partners_root: folder of masks, or a single mask file that serves every image.
         kind: what an error calls a partner.
+        suffixes: of the masks to look for, in lower case.
 
     Returns:
         One mask file per image, in the order of ``images``.
@@ -199,7 +205,7 @@ def match_by_stem(
     """
     if Path(partners_root).is_file():
         return [Path(partners_root)] * len(images)
-    partners = list_images(partners_root)
+    partners = list_images(partners_root, suffixes)
     by_path = _grouped(partners, (_relative_stem(partner, partners_root) for partner in partners))
     by_name = _grouped(partners, (partner.stem for partner in partners))
     namesakes = Counter(image.stem for image in images)

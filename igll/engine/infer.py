@@ -1,13 +1,14 @@
-"""Filling the holes of image files (``igll-infer``)."""
+"""Filling the holes of image files and of georeferenced scenes (``igll-infer``)."""
 
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,10 +16,16 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from igll.data.files import list_images, match_by_stem, read_image, read_mask
-from igll.engine.picture_io import Picture, output_suffix, read_picture, write_picture
+from igll.data.files import read_image, read_mask
+from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
+from igll.engine.infer_plan import Inputs, Job, Share, plan_jobs
+from igll.engine.picture_io import Picture, read_picture, write_picture
+from igll.engine.scene import SceneOptions, fill_scene
 from igll.errors import InputError, OutputError
+from igll.geo.holes import HoleSources
 from igll.inpainter import Inpainter
+from igll.method_inpainter import MethodInpainter
+from igll.schema import ClassicalName
 from igll.storage import make_folder
 
 # After these, no later image could be written either.
@@ -27,39 +34,26 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What to fill.
+    """What to fill, and with what.
 
     Attributes:
-        checkpoint: Written by igll-train.
-        images: An image or a folder, searched with its subfolders. The other folders and files named here
-            are never taken for images, even where they lie inside.
-        masks: A mask for all images, or a folder of masks matched by name.
-        out: Folder for the results, same relative paths; PNG, or TIFF for TIFF.
-        hole: What marks a missing pixel in a mask: ``white``, ``black`` or ``nonzero``.
-        edges: Edge map(s) as ``masks``, white = edge, for priors ``oracle`` and ``reference``.
-        reference: Instead: image(s) of the same place, as ``masks``.
+        inputs: The images, their masks and guides, and where results go.
+        checkpoint: Written by igll-train; or else
+        method: A method without training.
+        hole: What marks a missing pixel in a mask: ``white``, ``black`` or ``nonzero``; by default white in
+            a picture's mask, nonzero in a scene's.
+        scenes: How georeferenced scenes are filled; their masks are those of ``inputs``.
+        share: The part of the images that is filled.
         overrides: ``device=…``, ``eval.weights=…``, ``edges.*=…``.
     """
 
-    checkpoint: str | Path
-    images: Path
-    masks: Path
-    out: Path
-    hole: str = "white"
-    edges: Path | None = None
-    reference: Path | None = None
+    inputs: Inputs
+    checkpoint: str | Path | None = None
+    method: ClassicalName | None = None
+    hole: str | None = None
+    scenes: SceneOptions = field(default_factory=lambda: SceneOptions(HoleSources()))
+    share: Share = field(default_factory=Share)
     overrides: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The files of one image."""
-
-    image: Path
-    mask: Path
-    edges: Path | None
-    reference: Path | None
-    out: Path
 
 
 def infer(request: InferRequest) -> int:
@@ -74,19 +68,20 @@ def infer(request: InferRequest) -> int:
         InputError: Nothing can start: a missing file or folder, an image without mask, two images with one
             result, a checkpoint that cannot be used, an oracle model without guide.
     """
-    jobs = _plan(request)
-    inpainter = Inpainter.from_checkpoint(request.checkpoint, request.overrides)
-    inpainter.check_guide(request.edges is not None, request.reference is not None)
-    if request.reference is not None:
-        _ = inpainter.detector  # missing weights are found now, not at every image
-    make_folder(request.out)
+    every = plan_jobs(request.inputs)
+    jobs = every[request.share.number - 1 :: request.share.count]
+    inpainter, filler = _model(request)
+    make_folder(every[0].out.parent if len(every) == 1 else request.inputs.out)
 
     failures: list[str] = []
     filled = 0
     with _unwinding_on_sigterm():
-        for job in tqdm(jobs, desc="fill", unit="image"):
+        for job in tqdm(jobs, desc="images", unit="image", disable=len(jobs) == 1 and jobs[0].scene):
             try:
-                _fill_file(inpainter, job, request.hole)
+                if job.scene:
+                    _fill_scene(filler, job, request)
+                else:
+                    _fill_picture(inpainter, job, request.hole or "white")
                 filled += 1
             except (InputError, OutputError) as error:
                 failures.append(_named(job, str(error)))
@@ -95,12 +90,39 @@ def infer(request: InferRequest) -> int:
             except (MemoryError, RuntimeError) as error:
                 if not _memory_ran_out(error):
                     raise
-                failures.append(f"{job.image}: not enough memory to fill it; cut it into smaller images")
-    return _report(request.out, filled, len(jobs), failures)
+                failures.append(f"{job.image}: not enough memory to fill it; {_smaller(job)}")
+    return _report(request.inputs.out, filled, len(jobs), failures)
 
 
-def _fill_file(inpainter: Inpainter, job: _Job, hole: str) -> None:
-    """Read, fill, write and check one image."""
+def _model(request: InferRequest) -> tuple[Inpainter, Filler]:
+    """What fills pictures, and what fills scenes: the same model."""
+    inputs = request.inputs
+    if request.method is not None:
+        inpainter: Inpainter = MethodInpainter(request.method)
+        filler: Filler = MethodFiller(request.method)
+    elif request.checkpoint is not None:
+        inpainter = Inpainter.from_checkpoint(request.checkpoint, _on_own_gpu(request.overrides))
+        filler = NetworkFiller(inpainter, Path(request.checkpoint))
+    else:
+        raise InputError("nothing to fill with; name a --checkpoint, or a --method that needs none")
+    inpainter.check_guide(inputs.edges is not None, inputs.reference is not None)
+    if inputs.reference is not None:
+        _ = inpainter.detector  # missing weights are found now, not at every image
+    return inpainter, filler
+
+
+def _on_own_gpu(overrides: Sequence[str]) -> list[str]:
+    """Under torchrun, every process of a machine takes the GPU of its local rank."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    chosen = any(override.partition("=")[0].strip() == "device" for override in overrides)
+    if chosen or not rank.isdigit() or not torch.cuda.is_available():
+        return list(overrides)
+    return [*overrides, f"device=cuda:{int(rank) % torch.cuda.device_count()}"]
+
+
+def _fill_picture(inpainter: Inpainter, job: Job, hole: str) -> None:
+    """Read, fill, write and check one picture."""
+    assert job.mask is not None  # noqa: S101  (narrows: pictures without a mask are not planned)
     picture = read_picture(job.image)
     mask_HW = read_mask(job.mask, hole)
     edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
@@ -109,64 +131,30 @@ def _fill_file(inpainter: Inpainter, job: _Job, hole: str) -> None:
     write_picture(job.out, Picture(image, picture.extras), picture.image, mask_HW)
 
 
-def _plan(request: InferRequest) -> list[_Job]:
-    """Find every image's files and result, and refuse what would end badly."""
-    others = [path for path in (request.masks, request.edges, request.reference) if path is not None]
-    if request.images.is_file():
-        root, images = request.images.parent, [request.images]
+def _fill_scene(filler: Filler, job: Job, request: InferRequest) -> None:
+    """Fill one scene, and say how much of it."""
+    hole = None if job.mask is None else request.hole
+    sources = replace(request.scenes.sources, masks=job.mask, hole=hole, quality=job.quality)
+    result = fill_scene(job.image, job.out, replace(request.scenes, sources=sources), filler, job.reference)
+    counts = result.counts
+    if counts is None:
+        tqdm.write(f"{job.out}: is there already, of the same request; left as it is")
+    elif counts.hole + counts.gap == 0:
+        tqdm.write(f"{job.image}: nothing to fill; copied to {job.out}")
     else:
-        root = request.images
-        images = _without(list_images(root), root, [*others, request.out])
-    masks = match_by_stem(images, root, request.masks)
-    edges = _guides("edge map", images, root, request.edges)
-    references = _guides("reference", images, root, request.reference)
-    jobs = [
-        _Job(image, mask, edge, reference, _target(image, root, request.out))
-        for image, mask, edge, reference in zip(images, masks, edges, references, strict=True)
-    ]
-    _check_targets(jobs)
-    return jobs
+        filled = counts.hole + counts.gap
+        total = filled + counts.known + counts.void
+        tqdm.write(f"{job.out}: {filled:,} of {total:,} pixels filled ({filled / total:.2%})")
 
 
-def _without(images: list[Path], root: Path, others: list[Path]) -> list[Path]:
-    """Images that do not belong to the masks, guides or results."""
-    apart = [path.resolve() for path in others]
-    if root.resolve() in apart:
-        raise InputError(f"{root}: images need a folder of their own, apart from masks, guides and results")
-    kept = [image for image in images if not any(image.resolve().is_relative_to(path) for path in apart)]
-    if not kept:
-        raise InputError(f"{root}: holds no image besides masks, guides and results")
-    return kept
+def _named(job: Job, message: str) -> str:
+    """One line that starts with a file's path."""
+    paths = (job.image, job.out, job.mask, job.reference, job.quality)
+    return message if message.startswith(tuple(f"{path}:" for path in paths)) else f"{job.image}: {message}"
 
 
-def _guides(kind: str, images: list[Path], root: Path, guides: Path | None) -> Sequence[Path | None]:
-    """One guide file per image, or None for each."""
-    return [None] * len(images) if guides is None else match_by_stem(images, root, guides, kind)
-
-
-def _target(image: Path, root: Path, out: Path) -> Path:
-    return (out / image.relative_to(root)).with_suffix(output_suffix(image))
-
-
-def _check_targets(jobs: list[_Job]) -> None:
-    """Refuse results that would replace each other or an input."""
-    inputs = {
-        path.resolve() for job in jobs for path in (job.image, job.mask, job.edges, job.reference) if path
-    }
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.out in taken:
-            raise InputError(
-                f"{taken[job.out]} and {job.image} would both be written to {job.out}; rename one of them"
-            )
-        taken[job.out] = job.image
-        if job.out.resolve() in inputs:
-            raise InputError(f"{job.out}: is an input and would be overwritten; choose another --out")
-
-
-def _named(job: _Job, message: str) -> str:
-    """One line that starts with the image's path."""
-    return message if message.startswith(f"{job.image}:") else f"{job.image}: {message}"
+def _smaller(job: Job) -> str:
+    return "choose a smaller --tile" if job.scene else "cut it into smaller images"
 
 
 def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:
@@ -178,7 +166,8 @@ def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:
 def _report(out: Path, filled: int, total: int, failures: list[str]) -> int:
     """Say what happened, and return the exit code."""
     if not failures:
-        print(f"done: {filled} {'image' if filled == 1 else 'images'} in {out}/")
+        where = out if out.is_file() else f"{out}/"
+        print(f"done: {filled} {'image' if filled == 1 else 'images'} in {where}")
         return 0
     sys.stdout.flush()
     for line in failures:

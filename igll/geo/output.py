@@ -21,7 +21,7 @@ from igll.geo.layout import cog_options, geotiff_options, is_cog, nbits, overvie
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
 from igll.geo.missing_values import alpha_bands, has_mask, nodata_of
 from igll.geo.pixel_class import PixelClass
-from igll.geo.reading import open_raster, reading
+from igll.geo.raster import open_raster, reading
 from igll.geo.temporaries import drop_needless_side_file, publish, rename_side_files, temporary_beside
 from igll.geo.value_range import ValueRange
 from igll.geo.verify import Scene, find_fault

@@ -16,7 +16,7 @@ from igll.geo.gdal_session import open_quietly
 from igll.geo.metadata import differing_metadata
 from igll.geo.missing_values import alpha_bands, has_mask, missing_values
 from igll.geo.pixel_class import PixelClass
-from igll.geo.reading import reading
+from igll.geo.raster import reading
 
 
 @dataclass(frozen=True)

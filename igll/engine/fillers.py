@@ -1,0 +1,113 @@
+"""What fills the tiles of a scene: a trained network, or a method that needs no training."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from igll.baselines import CLASSICAL, require_packages
+from igll.engine.rim import match_rim
+from igll.geo.band_groups import group_bands, join_groups
+from igll.inpainter import Inpainter
+from igll.schema import ClassicalName
+
+
+class Filler(Protocol):
+    """Fills the holes of images in [0, 1] with any number of bands.
+
+    Attributes:
+        name: For people.
+        fingerprint: Changes whenever its results may.
+        uses_reference: Whether it looks at a reference image.
+    """
+
+    name: str
+    fingerprint: str
+    uses_reference: bool
+
+    def fill(
+        self,
+        unit_CHW: NDArray[np.float32],
+        missing_HW: NDArray[np.bool_],
+        reference_CHW: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Fill one image.
+
+        Args:
+            unit_CHW: In [0, 1]; holds anything finite where something is missing.
+            missing_HW: True = missing.
+            reference_CHW: Another image of the place in [0, 1], complete.
+
+        Returns:
+            filled_CHW; known pixels as they were.
+        """
+        ...
+
+
+class NetworkFiller:
+    """A trained network; bands go through it in groups of as many as it takes.
+
+    Args:
+        inpainter: The network.
+        checkpoint: The file it came from.
+    """
+
+    def __init__(self, inpainter: Inpainter, checkpoint: Path) -> None:
+        self.inpainter = inpainter
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        prior = inpainter.generator.structure_prior
+        self.name = f"{inpainter.config.model.name}, structure prior {prior}, {checkpoint.name}"
+        settings = inpainter.config.model_dump(mode="json", include={"eval": {"weights"}, "edges": True})
+        self.fingerprint = f"{digest} {settings}"
+        self.uses_reference = prior in ("oracle", "reference")
+
+    def fill(
+        self,
+        unit_CHW: NDArray[np.float32],
+        missing_HW: NDArray[np.bool_],
+        reference_CHW: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Fill one image; see :class:`Filler`."""
+        count, channels = len(unit_CHW), self.inpainter.generator.image_channels
+        index_GC = group_bands(count, channels)
+        reference = None if reference_CHW is None else torch.from_numpy(reference_CHW[index_GC])
+        filled_GCHW = self.inpainter.inpaint(
+            torch.from_numpy(unit_CHW[index_GC]), torch.from_numpy(missing_HW), reference=reference
+        )
+        filled_CHW = join_groups(filled_GCHW.numpy(), count)
+        return match_rim(filled_CHW, missing_HW)
+
+
+class MethodFiller:
+    """A method without training, band by band.
+
+    Args:
+        method: Its name.
+
+    Raises:
+        InputError: Its package is not installed.
+    """
+
+    uses_reference = False
+
+    def __init__(self, method: ClassicalName) -> None:
+        require_packages([method])
+        self.name: str = method
+        self.fingerprint: str = method
+        self._fill = CLASSICAL[method]
+
+    def fill(
+        self,
+        unit_CHW: NDArray[np.float32],
+        missing_HW: NDArray[np.bool_],
+        reference_CHW: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Fill one image; see :class:`Filler`. It has no use for a reference."""
+        mask_11HW = torch.from_numpy(missing_HW).float()[None, None]
+        filled_CHW: NDArray[np.float32] = self._fill(torch.from_numpy(unit_CHW)[None], mask_11HW)[0].numpy()
+        return filled_CHW

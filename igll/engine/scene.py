@@ -1,0 +1,240 @@
+"""Filling one georeferenced scene of any size: plan, fill tile by tile, put together, check.
+
+Memory is bounded whatever the scene: everything as large as the scene lies in files, in a work folder beside
+the result. Every tile's filling is a file of its own, so an interrupted run goes on where it stopped, and the
+result is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from igll.engine.fillers import Filler
+from igll.engine.infer_plan import synthetic_path
+from igll.engine.tiles import TileFiller, TileStore
+from igll.errors import InputError
+from igll.geo.blending import compose
+from igll.geo.box import Box, blocks
+from igll.geo.cells import is_missing, read_cells
+from igll.geo.holes import ClassCounts, HoleSources, write_classes
+from igll.geo.levels import Level, new_raster, reduce_level
+from igll.geo.output import filled_copy, is_finished, write_fill_mask
+from igll.geo.raster import open_raster, reading
+from igll.geo.reference import open_reference
+from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
+from igll.geo.tiling import Plan, TileSizes, plan_tiles
+from igll.storage import replacing
+
+# Changes whenever the same request may give another result.
+_FORMAT = 1
+_PART = 1024
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How scenes are filled.
+
+    Attributes:
+        sources: What counts as missing.
+        sizes: How holes are cut.
+        stretch: Per cent of the known pixels beyond the limits between which a band is shown to the model;
+            None shows the full range of the raster's type.
+        cog: Write a cloud-optimised GeoTIFF.
+    """
+
+    sources: HoleSources
+    sizes: TileSizes = field(default_factory=TileSizes)
+    stretch: float | None = 0.5
+    cog: bool = False
+
+
+class SceneResult(NamedTuple):
+    """What became of a scene.
+
+    Attributes:
+        counts: Pixels of each class; None if the result was there already.
+        tiles: Passes of the model.
+    """
+
+    counts: ClassCounts | None
+    tiles: int
+
+
+def fill_scene(
+    scene: Path, out: Path, options: SceneOptions, filler: Filler, reference: Path | None = None
+) -> SceneResult:
+    """Fill a scene's holes; everything else is preserved.
+
+    Args:
+        scene: Any raster that GDAL reads.
+        out: GeoTIFF to write. A result of the same request is left as it is.
+        options: What to fill, and how.
+        filler: The model.
+        reference: Another image of the place, for models that take one.
+
+    Raises:
+        InputError: An input cannot be read or does not fit; see the message.
+        OutputError: The result cannot be written, or known pixels of the written file differ.
+    """
+    request = _request(scene, options, filler, reference)
+    tags = {"IGLL_MODEL": filler.name, "IGLL_REQUEST": request}
+    if is_finished(out, tags) and is_finished(synthetic_path(out), tags):
+        return SceneResult(None, 0)
+    work = _work_folder(out, request)
+    classes = work / "classes.tif"
+    counts = _classes(scene, options.sources, classes, work)
+    tags |= {
+        "IGLL_SYNTHETIC_PIXELS": str(counts.hole + counts.gap),
+        "IGLL_NOTE": "filled pixels are plausible, not measured; the mask of the same name marks them",
+    }
+    with open_raster(scene) as dataset:
+        level = Level(scene, classes, options.sources.bands(dataset))
+    solved = None
+    if counts.hole + counts.gap:
+        job = _Job(filler, _scaling(level, options.stretch, work), options.sizes, work, scene, reference)
+        solved = _fill_level(job, level)
+    with filled_copy(scene, classes, out, tags, bands=level.bands, cog=options.cog) as copy:
+        if solved:
+            for part, unit_CHW in _parts(level, *solved):
+                copy.write(part.window(), job.scaling.from_unit(unit_CHW))
+    write_fill_mask(classes, synthetic_path(out), tags)
+    shutil.rmtree(work)
+    return SceneResult(counts, len(solved[0].tiles) if solved else 0)
+
+
+class _Job(NamedTuple):
+    """What all levels of a scene share."""
+
+    filler: Filler
+    scaling: Scaling
+    sizes: TileSizes
+    work: Path
+    scene: Path
+    reference: Path | None
+
+
+def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
+    """Fill the tiles of a level, after a coarser level if a hole is too large to see across."""
+    grid = read_cells(level.classes)
+    plan = plan_tiles(grid, job.sizes)
+    coarse = None
+    if plan.guided and max(grid.height, grid.width) > job.sizes.tile:
+        coarse = _filled_level(job, reduce_level(level, job.work))
+    store = TileStore(job.work / f"tiles{level.number}")
+    with ExitStack() as stack:
+        reference = None
+        if job.reference is not None:
+            opened = open_reference(job.reference, job.scene, len(level.bands), level.number)
+            reference = stack.enter_context(opened)
+        fill = stack.enter_context(TileFiller.opened(level, plan, job.filler, job.scaling, coarse, reference))
+        name = "fill" if level.number == 0 else f"fill 1/{4**level.number}"
+        for tile in tqdm(plan.tiles, desc=name, unit="tile"):
+            if not store.holds(tile):
+                store.put(tile, fill(tile))
+    return plan, store
+
+
+def _filled_level(job: _Job, level: Level) -> Path:
+    """The raster of a coarser level, complete."""
+    filled = job.work / f"level{level.number}_filled.tif"
+    if filled.is_file():
+        return filled
+    plan, store = _fill_level(job, level)
+    size = plan.grid.height, plan.grid.width
+    with (
+        open_raster(level.values) as values,
+        open_raster(level.classes) as classes,
+        replacing(filled) as path,
+        new_raster(path, size, len(level.bands), "float32") as target,
+    ):
+        for part in blocks(*size, _PART):
+            values_CHW = values.read(window=part.window())
+            missing_HW = is_missing(classes.read(1, window=part.window()))
+            if missing_HW.any():
+                unit_CHW = compose(part, missing_HW, store.near(part, plan), plan)
+                values_CHW = np.where(missing_HW, job.scaling.from_unit(unit_CHW), values_CHW)
+            target.write(values_CHW.astype(np.float32), window=part.window())
+    return filled
+
+
+def _parts(level: Level, plan: Plan, store: TileStore) -> Iterator[tuple[Box, NDArray[np.float64]]]:
+    """The filling of every part of a level that holds something to fill: unit_CHW."""
+    parts = [
+        part
+        for part in blocks(plan.grid.height, plan.grid.width, _PART)
+        if any(tile.reach.intersection(part) for tile in plan.tiles)
+    ]
+    with open_raster(level.classes) as classes:
+        for part in tqdm(parts, desc="write", unit="part"):
+            with reading(level.classes):
+                missing_HW = is_missing(classes.read(1, window=part.window()))
+            if missing_HW.any():
+                yield part, compose(part, missing_HW, store.near(part, plan), plan)
+
+
+def _request(scene: Path, options: SceneOptions, filler: Filler, reference: Path | None) -> str:
+    """A digest of everything that the result depends on; files count by name, size and time of change."""
+    paths = [scene, options.sources.masks, reference]
+    if options.sources.quality and not options.sources.quality.startswith("band:"):
+        paths.append(Path(options.sources.quality))
+    files: list[Any] = []
+    for path in paths:
+        if path is None:
+            files.append(None)
+            continue
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        files.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    text = json.dumps([_FORMAT, files, asdict(options), filler.fingerprint], default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _work_folder(out: Path, request: str) -> Path:
+    """The folder for work in progress; what another request left there is thrown away."""
+    work = out.with_name(f".{out.stem}.igll-work")
+    note = work / "request"
+    if work.is_dir() and not (note.is_file() and note.read_text() == request):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    with replacing(note) as path:
+        path.write_text(request)
+    return work
+
+
+def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> ClassCounts:
+    """Find the holes, or take what an interrupted run found."""
+    note = work / "counts.json"
+    if classes.is_file() and note.is_file():
+        return ClassCounts(**json.loads(note.read_text()))
+    counts = write_classes(scene, sources, classes)
+    with replacing(note) as path:
+        path.write_text(json.dumps(asdict(counts)))
+    return counts
+
+
+def _scaling(level: Level, stretch: float | None, work: Path) -> Scaling:
+    """The bands' limits; kept, as a resumed run has to use the same."""
+    note = work / "scaling.json"
+    if note.is_file():
+        low_C, high_C = json.loads(note.read_text())
+        return Scaling(tuple(low_C), tuple(high_C))
+    if stretch is None:
+        scaling = full_scaling(level.values, level.bands)
+    else:
+        scaling = percentile_scaling(level.values, level.classes, level.bands, stretch)
+    with replacing(note) as path:
+        path.write_text(json.dumps(scaling))
+    return scaling

@@ -1,0 +1,95 @@
+"""From a raster's units to what a model looks at, and back.
+
+Each band is mapped linearly; a filling goes back through the exact inverse. Known pixels never make the
+trip: they are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igll.errors import InputError
+from igll.geo.pixel_class import PixelClass
+from igll.geo.raster import open_raster, reading
+
+# Pixels along a side at which a scene is looked at for its percentiles.
+_SAMPLE = 1024
+# Room beyond the percentiles, as a share of their span: a model's output ends where its range ends.
+_HEADROOM = 0.05
+
+
+class Scaling(NamedTuple):
+    """A linear map for each band.
+
+    Attributes:
+        low_C: Values that become 0.
+        high_C: Values that become 1; above ``low_C``.
+    """
+
+    low_C: tuple[float, ...]
+    high_C: tuple[float, ...]
+
+    def to_unit(self, values_CHW: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Raster units to [0, 1]; values beyond the limits are cut, for the model's eyes alone."""
+        low_C11, span_C11 = self._limits()
+        return ((values_CHW - low_C11) / span_C11).clip(0, 1).astype(np.float32)
+
+    def from_unit(self, unit_CHW: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[0, 1] to raster units, float64: the inverse of :meth:`to_unit` between the limits."""
+        low_C11, span_C11 = self._limits()
+        return low_C11 + unit_CHW * span_C11
+
+    def _limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        low_C11 = np.array(self.low_C)[:, None, None]
+        return low_C11, np.array(self.high_C)[:, None, None] - low_C11
+
+
+def percentile_scaling(values: Path, classes: Path, bands: Sequence[int], cut: float) -> Scaling:
+    """A scaling from the scene's own percentiles, a little room added at both ends.
+
+    Looks at no more than about a million known pixels, evenly spread.
+
+    Args:
+        values: The scene.
+        classes: Its class raster.
+        bands: Numbers of its bands, from 1.
+        cut: Per cent of the pixels that may lie beyond either limit.
+
+    Raises:
+        InputError: The scene cannot be read.
+    """
+    with open_raster(values) as scene, open_raster(classes) as known, reading(values):
+        shape = (min(scene.height, _SAMPLE), min(scene.width, _SAMPLE))
+        class_HW = known.read(1, out_shape=shape)
+        lows, highs = [], []
+        for band in bands:
+            values_HW = scene.read(band, out_shape=shape)
+            sample_N = values_HW[(class_HW == PixelClass.KNOWN) & np.isfinite(values_HW)].astype(np.float64)
+            if sample_N.size == 0:
+                raise InputError(f"{values}: too few known pixels to tell its range from")
+            low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
+            # A constant band has no span of its own; any will do, as long as 1 is above 0.
+            span = high - low or max(abs(low), 1.0)
+            lows.append(low - _HEADROOM * span)
+            highs.append(high + _HEADROOM * span)
+    return Scaling(tuple(lows), tuple(highs))
+
+
+def full_scaling(values: Path, bands: Sequence[int]) -> Scaling:
+    """A scaling by the full range of the raster's type: 0 … 255, 0 … 65,535; for floats, 0 … 1.
+
+    Raises:
+        InputError: The type is signed, so that its full range says nothing.
+    """
+    with open_raster(values) as scene:
+        kinds = [np.dtype(scene.dtypes[band - 1]) for band in bands]
+    for kind in kinds:
+        if kind.kind == "i":
+            raise InputError(f"{values}: values of {kind} have no natural range; leave --stretch out")
+    highs = tuple(float(np.iinfo(kind).max) if kind.kind == "u" else 1.0 for kind in kinds)
+    return Scaling((0.0,) * len(highs), highs)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from igll.errors import InputError
+from igll.geo.pixel_class import PixelClass
+from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
+from tests.geo.grounds import write_raster
+
+
+def test_there_and_back_is_exact_between_the_limits():
+    rng = np.random.default_rng(0)
+    scaling = Scaling((-3.0, 100.0), (7.5, 65_000.0))
+    values_CHW = np.stack([rng.uniform(-3, 7.5, (30, 40)), rng.uniform(100, 65_000, (30, 40))])
+    unit_CHW = scaling.to_unit(values_CHW)
+    assert unit_CHW.min() >= 0
+    assert unit_CHW.max() <= 1
+    assert np.allclose(
+        scaling.from_unit(unit_CHW), values_CHW, rtol=0, atol=np.array([1e-6, 5e-3])[:, None, None]
+    )
+    whole = np.arange(100, 65_000, dtype=np.uint16).reshape(1, -1, 25)
+    one = Scaling((100.0,), (65_000.0,))
+    assert np.array_equal(np.rint(one.from_unit(one.to_unit(whole))), whole)
+    assert scaling.to_unit(np.array([[[-100.0]], [[1e9]]])).ravel().tolist() == [0.0, 1.0]
+
+
+def test_percentiles_are_those_of_known_finite_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    values_CHW = rng.normal(50, 9, (2, 60, 70)).astype(np.float32)
+    class_HW = np.full((60, 70), PixelClass.KNOWN, np.uint8)
+    class_HW[:30] = PixelClass.HOLE
+    class_HW[:, :9] = PixelClass.VOID
+    values_CHW[:, class_HW != PixelClass.KNOWN] = 1e6
+    values_CHW[1, 40, 40] = np.nan
+    scene = write_raster(tmp_path / "scene.tif", values_CHW)
+    classes = write_raster(tmp_path / "classes.tif", class_HW[None])
+    scaling = percentile_scaling(scene, classes, (2,), 1.0)
+    sample = values_CHW[1][(class_HW == PixelClass.KNOWN) & np.isfinite(values_CHW[1])].astype(float)
+    low, high = np.percentile(sample, (1, 99))
+    assert scaling.low_C[0] == pytest.approx(low - 0.05 * (high - low))
+    assert scaling.high_C[0] == pytest.approx(high + 0.05 * (high - low))
+
+
+def test_a_constant_band_has_a_scaling(tmp_path):
+    scene = write_raster(tmp_path / "scene.tif", np.full((1, 9, 9), 7, np.int16))
+    classes = write_raster(tmp_path / "classes.tif", np.zeros((1, 9, 9), np.uint8))
+    scaling = percentile_scaling(scene, classes, (1,), 0.5)
+    assert scaling.from_unit(scaling.to_unit(np.full((1, 1, 1), 7)))[0, 0, 0] == pytest.approx(7, abs=1e-5)
+
+
+def test_the_full_range_of_a_type(tmp_path):
+    deep = write_raster(tmp_path / "deep.tif", np.zeros((2, 4, 4), np.uint16))
+    assert full_scaling(deep, (1, 2)) == Scaling((0.0, 0.0), (65535.0, 65535.0))
+    real = write_raster(tmp_path / "real.tif", np.zeros((1, 4, 4), np.float32))
+    assert full_scaling(real, (1,)) == Scaling((0.0,), (1.0,))
+    signed = write_raster(tmp_path / "signed.tif", np.zeros((1, 4, 4), np.int16))
+    with pytest.raises(InputError, match=r"signed\.tif: values of int16 .*--stretch"):
+        full_scaling(signed, (1,))
