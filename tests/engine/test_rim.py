@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from igll.engine.rim import match_rim
 from tests.geo.grounds import smooth_scene
 
