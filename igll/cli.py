@@ -273,7 +273,7 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as end:
         if end.code not in (130, 143):
             raise
-        # A filling that still computes in its thread would make the interpreter abort on its way out.
+        # At once: a filling that still computes in its thread makes an interpreter that shuts down abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code)

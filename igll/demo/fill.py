@@ -165,13 +165,18 @@ def painted_hole(layers: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> 
         (H, W), True where a layer is not wholly transparent.
 
     Raises:
-        InputError: A layer has another size than the image.
+        InputError: Something was painted on a layer of another size than the image.
     """
     hole_HW = np.zeros(size[::-1], dtype=np.bool_)
     for layer_HW4 in layers:
-        if layer_HW4.shape[:2] != hole_HW.shape:
-            raise InputError("the painted hole does not fit the image; load the image again and repaint")
-        hole_HW |= layer_HW4[:, :, 3] > 0
+        painted_HW = layer_HW4[:, :, 3] > 0
+        if not painted_HW.any():
+            continue
+        if painted_HW.shape != hole_HW.shape:  # undoing can take the picture out of the editor
+            raise InputError(
+                "what is painted does not fit the image; press the bin beside the picture and paint again"
+            )
+        hole_HW |= painted_HW
     return hole_HW
 
 

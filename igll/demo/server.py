@@ -44,6 +44,8 @@ class DemoRequest:
 def serve(request: DemoRequest) -> NoReturn:
     """Serve the page until interrupted; files of visitors are removed at the end.
 
+    The server's threads are left to the end of the process: they would wait for browsers to let go.
+
     Raises:
         InputError: Gradio is missing, the address cannot be had, or the method cannot be used.
         KeyboardInterrupt: Ctrl-C.
@@ -80,13 +82,9 @@ def serve(request: DemoRequest) -> NoReturn:
             quiet=True,
             prevent_thread_lock=True,
         )
-        try:
-            print(f"igll-demo: {page.local_url} fills with {method.title}; Ctrl-C ends it", flush=True)
-            while True:
-                time.sleep(1)
-        finally:
-            page.server.force_exit = True  # do not wait for browsers to let go
-            page.close(verbose=False)
+        print(f"igll-demo: {page.local_url} fills with {method.title}; Ctrl-C ends it", flush=True)
+        while True:
+            time.sleep(1)
 
 
 @contextmanager

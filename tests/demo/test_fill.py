@@ -111,6 +111,7 @@ def test_painted_is_whatever_is_not_wholly_transparent():
     wanted[0, 0] = True
     assert np.array_equal(painted_hole([one, two], SIZE[::-1]), wanted)
     assert not painted_hole([], SIZE[::-1]).any()
+    assert np.array_equal(painted_hole([one, two[:-1, :, :] * 0], SIZE[::-1]), HOLE)
     with pytest.raises(InputError, match="does not fit"):
         painted_hole([one[:-1]], SIZE[::-1])
 
