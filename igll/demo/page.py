@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from igll.demo.fill import (
     EXAMPLES,
     MAX_GROWTH,
+    MAX_PIXELS,
     SUFFIXES,
     Hole,
     Method,
@@ -40,6 +42,7 @@ CSS = """
 #title p { margin: 0 0 4px; max-width: 56rem; }
 #title .method { color: var(--body-text-color-subdued); }
 .step h3 { margin: 4px 0 0; }
+#title, #title .html-container, #status, #status .html-container { padding: 0; }
 .status { margin: 0; min-height: 1.5em; }
 """
 
@@ -72,7 +75,7 @@ def build_page(method: Method, folder: Path) -> gr.Blocks:
     """
     # Every hour, files of visitors that are older than a day go.
     with gr.Blocks(title="igll: fill holes", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.HTML(_title(method), padding=False, elem_id="title")
+        gr.HTML(_title(method), elem_id="title")
         parts = _lay_out()
         _wire(parts, method, folder)
     # Filling takes memory and all cores: one at a time, the others wait in line.
@@ -84,7 +87,10 @@ def _lay_out() -> Parts:
         with gr.Column(min_width=320):
             _step("1 · Image")
             image = gr.File(
-                label="PNG, JPEG, TIFF or WebP", file_types=list(SUFFIXES), height=140, elem_id="image"
+                label=f"PNG, JPEG, TIFF or WebP, up to {MAX_PIXELS:,} pixels",
+                file_types=list(SUFFIXES),
+                height=160,
+                elem_id="image",
             )
             with gr.Row():
                 examples = [gr.Button(f"Example: {title}", size="sm", min_width=90) for title in EXAMPLES]
@@ -106,7 +112,7 @@ def _lay_out() -> Parts:
                 mask = gr.File(
                     label="Or a mask file, white = fill",
                     file_types=list(SUFFIXES),
-                    height=140,
+                    height=160,
                     min_width=200,
                     elem_id="mask",
                 )
@@ -121,7 +127,7 @@ def _lay_out() -> Parts:
                 buttons=["fullscreen"],
                 max_height=620,
             )
-            status = gr.HTML(_line(_WAITING), padding=False, elem_id="status")
+            status = gr.HTML(_line(_WAITING), elem_id="status")
             with gr.Row():
                 filled = gr.DownloadButton("Download image (PNG)", interactive=False, elem_id="filled")
                 filled_mask = gr.DownloadButton(
@@ -154,6 +160,8 @@ def _wire(parts: Parts, method: Method, folder: Path) -> None:
             if image is None:
                 raise InputError("no image yet; choose a file or an example")
             hole = Hole(_layers(drawing), None if mask is None else Path(mask), int(growth))
+            # One visitor is served at a time, so the last one's files have been handed out.
+            shutil.rmtree(folder / "results", ignore_errors=True)
             done = fill_upload(method, Path(image), hole, folder / "results")
         except (InputError, OutputError) as error:
             _warn(error)
@@ -243,5 +251,6 @@ def _title(method: Method) -> str:
         "<h1>Fill holes in remote-sensing images</h1>"
         "<p>Paint over clouds, gaps or seams, and they are filled from what is known around them. Known "
         "pixels come back bit for bit; what stands in a hole afterwards is plausible, not measured.</p>"
-        f'<p class="method">Filled by: <b>{html.escape(method.title)}</b>. Nothing leaves this machine.</p>'
+        f'<p class="method">Filled by: <b>{html.escape(method.title)}</b>. '
+        "Images stay on the machine that serves this page.</p>"
     )

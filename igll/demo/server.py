@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -89,9 +90,17 @@ def serve(request: DemoRequest) -> NoReturn:
 
 @contextmanager
 def _own_folder() -> Iterator[Path]:
-    """A folder for what visitors upload and get, gone at the end, even while something still writes there."""
-    with tempfile.TemporaryDirectory(prefix="igll-demo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """A folder for what visitors upload and get; gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="igll-demo-"))
+    try:
+        yield folder
+    finally:
+        # An upload that is under way may write into the folder while it goes.
+        for _ in range(20):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.05)
 
 
 def _check_address(host: str, port: int | None) -> None:
