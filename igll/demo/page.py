@@ -95,19 +95,7 @@ def _lay_out() -> Parts:
             with gr.Row():
                 examples = [gr.Button(f"Example: {title}", size="sm", min_width=90) for title in EXAMPLES]
             _step("2 · Hole: paint over what is to be filled")
-            editor = gr.ImageEditor(
-                type="numpy",
-                format="png",
-                sources=(),
-                transforms=(),
-                layers=False,
-                brush=gr.Brush(default_size=24, colors=[_PINK], default_color=_PINK, color_mode="fixed"),
-                buttons=["fullscreen"],
-                show_label=False,
-                height=420,
-                visible=False,  # nothing to paint on yet
-                elem_id="editor",
-            )
+            editor = _editor()
             with gr.Row():
                 mask = gr.File(
                     label="Or a mask file, white = fill",
@@ -134,6 +122,22 @@ def _lay_out() -> Parts:
                     "Download mask (PNG)", interactive=False, elem_id="filled-mask"
                 )
     return Parts(image, examples, editor, mask, growth, start, compare, status, filled, filled_mask)
+
+
+def _editor() -> gr.ImageEditor:
+    return gr.ImageEditor(
+        type="numpy",
+        format="png",
+        sources=(),
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size=24, colors=[_PINK], default_color=_PINK, color_mode="fixed"),
+        buttons=["fullscreen"],
+        show_label=False,
+        height=420,
+        visible=False,  # nothing to paint on yet
+        elem_id="editor",
+    )
 
 
 def _wire(parts: Parts, method: Method, folder: Path) -> None:
