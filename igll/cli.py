@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input, 1 failed, 130 or 143 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -209,6 +210,55 @@ def infer(arguments: Sequence[str] | None = None) -> NoReturn:
         return run(request)
 
     exit_with(work)
+
+
+def demo(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point ``igll-demo``."""
+    from igll.schema import ClassicalName
+
+    parser = argparse.ArgumentParser(
+        "igll-demo",
+        description="Serve a page on this machine where the holes of an image are painted and filled.",
+    )
+    filler = parser.add_mutually_exclusive_group()
+    filler.add_argument("--checkpoint", help="checkpoint written by igll-train")
+    filler.add_argument(
+        "--method",
+        choices=get_args(ClassicalName),
+        default="harmonic",
+        metavar="NAME",
+        help=f"a method without training instead: {', '.join(get_args(ClassicalName))} (default: harmonic)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, help="port to listen at (default: the first free one from 7860 on)"
+    )
+    parser.add_argument("--browser", action="store_true", help="open the page in the browser")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> int:
+        from igll.demo.server import DemoRequest, serve
+
+        serve(DemoRequest(**vars(options)))
+
+    try:
+        exit_with(work)
+    except SystemExit as end:
+        if end.code not in (130, 143):
+            raise
+        # At once: a filling that still computes in its thread makes an interpreter that shuts down abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
+
+
+def _port(text: str) -> int:
+    """A port's number, for argparse."""
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} is not a port; give 1 to 65535")
+    return number
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:

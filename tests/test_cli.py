@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-ENTRIES = ("train", "evaluate", "infer")
+ENTRIES = ("train", "evaluate", "infer", "demo")
 
 
 def call(entry: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def test_eval_tells_of_its_commands_and_each_has_its_own_help():
 
 
 def test_installed_commands_exist():
-    for name in ("igll-train", "igll-eval", "igll-infer"):
+    for name in ("igll-train", "igll-eval", "igll-infer", "igll-demo"):
         done = subprocess.run(
             [Path(sys.executable).with_name(name), "--help"], capture_output=True, check=False
         )
@@ -75,6 +75,7 @@ def test_installed_commands_exist():
             "absent: no such folder",
         ),
         ("infer", ["--checkpoint", "absent.pt", "--images", "x", "--masks", "y", "--out", "z"], "x: no such"),
+        ("demo", ["device=cpu"], "'device=cpu': settings are for a model; give its --checkpoint too"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(tmp_path: Path, entry: str, arguments: list, expected: str):
