@@ -81,8 +81,10 @@ def _read(path: Path, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
                 _check_size(path, raster.width, raster.height)
                 values_NHW = raster.read(bands)
                 known_HW = np.ones(values_NHW.shape[1:], bool)
-                for band in bands:
-                    if MaskFlags.all_valid not in raster.mask_flag_enums[band - 1]:
+                for band in raster.indexes:
+                    if band not in bands:  # alpha, which GDAL heeds only as the second or fourth band
+                        known_HW &= raster.read(band) != 0
+                    elif MaskFlags.all_valid not in raster.mask_flag_enums[band - 1]:
                         known_HW &= raster.read_masks(band) != 0
     except (RasterioError, OSError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
