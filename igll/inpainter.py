@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from igll.config import Config, build_config
 from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
-from igll.engine.picture_io import colour_of, with_colour
+from igll.engine.picture_io import INTEGER_FULL, colour_of, with_colour
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.models.edges import EdgeDetector, build_edge_detector
@@ -24,7 +24,7 @@ from igll.models.edges import EdgeDetector, build_edge_detector
 ImageLike: TypeAlias = NDArray[Any] | Image.Image | Tensor
 ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, Tensor)
 
-_FULL_SCALE = {"uint8": 255, "uint16": 65535}
+_FULL_SCALE = {"uint8": 255, "uint16": 65535, "int16": 32767}
 
 
 class Inpainter:
@@ -117,10 +117,12 @@ class Inpainter:
         """Fill the hole of an image; the input is not changed.
 
         Args:
-            image: NumPy array of shape (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]; Pillow image
-                of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of shape
-                (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's number
-                of channels; grey is also taken by a model of three. The hole may hold anything, NaN included.
+            image: NumPy array of shape (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]; Pillow
+                image of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of
+                shape (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's
+                number of channels; grey is also taken by a model of three. Integers are raw values, read as
+                in training: by full scale, or by the model's ``data.stretch``. The hole may hold anything,
+                NaN included.
             mask: True or nonzero = missing. Shape (H, W), with singleton channel and batch axes if you
                 like, or one mask per image of a batch: (B, H, W) or (B, 1, H, W). Any of the three families.
             edges: For models with structure prior ``oracle`` or ``reference``: edge map of the complete
@@ -138,14 +140,15 @@ class Inpainter:
                 guide is not what the model needs.
         """
         self.check_guide(edges is not None, reference is not None)
-        unit_BCHW = _unit(image, "image")
+        stretch = self.config.data.stretch
+        unit_BCHW = _unit(image, "image", stretch)
         hole_B1HW = _plane(_nonzero(mask), unit_BCHW, "mask")
         if not hole_B1HW.any():
             return image.detach().clone() if isinstance(image, Tensor) else image.copy()
         self._check(unit_BCHW, hole_B1HW)
         edge_B1HW = self._edges(unit_BCHW, edges, reference)
         filled_BCHW = self._fill(unit_BCHW, hole_B1HW, edge_B1HW)
-        return _with_hole(image, filled_BCHW, hole_B1HW)
+        return _with_hole(image, filled_BCHW, hole_B1HW, stretch)
 
     def _check(self, unit_BCHW: Tensor, hole_B1HW: Tensor) -> None:
         """Refuse images that cannot be filled."""
@@ -181,7 +184,7 @@ class Inpainter:
             return edge_B1HW.to(self.device)
         if reference is None:
             return None
-        other_BCHW = _unit(reference, "reference")
+        other_BCHW = _unit(reference, "reference", self.config.data.stretch)
         batch, size = len(unit_BCHW), unit_BCHW.shape[-2:]
         if other_BCHW.shape[-2:] != size or len(other_BCHW) not in (1, batch):
             raise InputError(
@@ -221,15 +224,45 @@ def _with_overrides(trained: Config, overrides: Sequence[str], source: str) -> C
     return config
 
 
-def _unit(image: ImageLike, name: str) -> Tensor:
-    """An image of any family as float32 tensor (B, C, H, W); integers divided by their full scale."""
+class _Span(NamedTuple):
+    """What stored values mean.
+
+    Attributes:
+        low: Stored value of 0.
+        high: Stored value of 1.
+        clips: Whether values outside are taken for the nearer end, as in training; else they are a mistake.
+    """
+
+    low: float
+    high: float
+    clips: bool = False
+
+
+def _span(dtype: str, stretch: Sequence[float] | None, deep: bool = False) -> _Span:
+    """The span of stored values: of integers as the model was trained, or full scale; floats are in [0, 1].
+
+    Pillow's 32-bit integers (``deep``) come as floats in units of 65,535.
+    """
+    if stretch is not None and (deep or dtype in _FULL_SCALE):
+        unit = INTEGER_FULL if deep else 1
+        return _Span(stretch[0] / unit, stretch[1] / unit, clips=True)
+    return _Span(0, _FULL_SCALE.get(dtype, 1))
+
+
+def _is_deep(image: ImageLike) -> bool:
+    return isinstance(image, Image.Image) and image.mode == "I"
+
+
+def _unit(image: ImageLike, name: str, stretch: Sequence[float] | None) -> Tensor:
+    """An image of any family as float32 tensor (B, C, H, W); of integers, what ``_span`` says is 0 and 1."""
     if isinstance(image, Tensor):
         if image.ndim not in (3, 4) or not (image.dtype == torch.uint8 or image.is_floating_point()):
             raise InputError(
                 f"{name}: tensor of shape {tuple(image.shape)} and {image.dtype}; "
                 "give (C, H, W) or (B, C, H, W), uint8 or float in [0, 1]"
             )
-        unit_BCHW = image.detach().to(torch.float32) / (255 if image.dtype == torch.uint8 else 1)
+        span = _span("uint8" if image.dtype == torch.uint8 else "", stretch)
+        unit_BCHW = (image.detach().to(torch.float32) - span.low) / (span.high - span.low)
         unit_BCHW = unit_BCHW if image.ndim == 4 else unit_BCHW[None]
     else:
         values = colour_of(image) if isinstance(image, Image.Image) else image
@@ -240,15 +273,16 @@ def _unit(image: ImageLike, name: str) -> Tensor:
         if values.ndim not in (2, 3) or not (values.dtype.name in _FULL_SCALE or values.dtype.kind == "f"):
             raise InputError(
                 f"{name}: array of shape {values.shape} and {values.dtype}; "
-                "give (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]"
+                "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]"
             )
-        values_HWC = np.atleast_3d(values).astype(np.float32) / np.float32(
-            _FULL_SCALE.get(values.dtype.name, 1)
+        span = _span(values.dtype.name, stretch, _is_deep(image))
+        values_HWC = (np.atleast_3d(values).astype(np.float32) - np.float32(span.low)) / np.float32(
+            span.high - span.low
         )
         unit_BCHW = torch.from_numpy(np.ascontiguousarray(values_HWC.transpose(2, 0, 1)))[None]
     if unit_BCHW.numel() == 0:
         raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
-    return unit_BCHW
+    return unit_BCHW.clamp(0, 1) if span.clips else unit_BCHW
 
 
 def _nonzero(mask: ImageLike) -> Tensor:
@@ -301,27 +335,36 @@ def _size(image_BCHW: Tensor) -> str:
     return f"{image_BCHW.shape[-2]}×{image_BCHW.shape[-1]}"
 
 
-def _with_hole(image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor) -> ImageT:
+def _with_hole(
+    image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor, stretch: Sequence[float] | None
+) -> ImageT:
     """A copy of an image with the hole taken from a result in [0, 1]."""
     if isinstance(image, Tensor):
-        full = 255 if image.dtype == torch.uint8 else 1
-        new_BCHW = filled_BCHW.to(image.device) * full
-        new_BCHW = (new_BCHW.round() if full > 1 else new_BCHW).to(image.dtype)
+        whole = image.dtype == torch.uint8
+        span = _span("uint8" if whole else "", stretch)
+        new_BCHW = filled_BCHW.to(image.device) * (span.high - span.low) + span.low
+        new_BCHW = (new_BCHW.round().clamp(0, 255) if whole else new_BCHW).to(image.dtype)
         old_BCHW = image.detach()
         old_BCHW = old_BCHW if image.ndim == 4 else old_BCHW[None]
         result_BCHW = torch.where(hole_B1HW.to(image.device), new_BCHW, old_BCHW)
         return result_BCHW if image.ndim == 4 else result_BCHW[0]
     hole_HW = hole_B1HW[0, 0].cpu().numpy()
-    if isinstance(image, Image.Image):
-        return with_colour(image, _array_with_hole(colour_of(image), filled_BCHW, hole_HW), hole_HW)
-    return _array_with_hole(image, filled_BCHW, hole_HW)
-
-
-def _array_with_hole(image: NDArray[Any], filled_BCHW: Tensor, hole_HW: NDArray[np.bool_]) -> NDArray[Any]:
-    """As ``_with_hole`` for one array of shape (H, W) or (H, W, C)."""
-    full = _FULL_SCALE.get(image.dtype.name)
     new_HWC = filled_BCHW[0].permute(1, 2, 0).cpu().numpy()
-    new_HWC = np.rint(new_HWC * full) if full else new_HWC
+    if isinstance(image, Image.Image):
+        colour = colour_of(image)
+        span = _span(colour.dtype.name, stretch, _is_deep(image))
+        return with_colour(image, _array_with_hole(colour, new_HWC, hole_HW, span), hole_HW)
+    return _array_with_hole(image, new_HWC, hole_HW, _span(image.dtype.name, stretch))
+
+
+def _array_with_hole(
+    image: NDArray[Any], new_HWC: NDArray[np.float32], hole_HW: NDArray[np.bool_], span: _Span
+) -> NDArray[Any]:
+    """As ``_with_hole`` for one array of shape (H, W) or (H, W, C)."""
+    new_HWC = new_HWC * np.float32(span.high - span.low) + np.float32(span.low)
+    if image.dtype.kind in "iu":
+        limits = np.iinfo(image.dtype)
+        new_HWC = np.rint(new_HWC).clip(limits.min, limits.max)
     result = image.copy()
     result[hole_HW] = new_HWC[hole_HW] if image.ndim == 3 else new_HWC[hole_HW][:, 0]
     return result

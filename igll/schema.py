@@ -25,6 +25,12 @@ def _ratio_range(value: list[float]) -> list[float]:
     return value
 
 
+def _stretch(value: list[float]) -> list[float]:
+    if len(value) != 2 or value[0] >= value[1]:
+        raise ValueError("a stretch is the two raw values that become 0 and 1, the smaller first")
+    return value
+
+
 def _device_name(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError("use auto, cpu, cuda or a numbered device such as cuda:1")
@@ -149,6 +155,7 @@ class DataConfig(Section):
     root: str | None = None
     val_root: str | None = None
     reference_root: str | None = None
+    stretch: Annotated[list[float], AfterValidator(_stretch)] | None = None
     use: Literal["label", "pairs"] = "label"
     noise: Literal["salt_pepper", "slc_off", "cloud"] = "cloud"
     crop_size: Annotated[int, Field(ge=16, le=4096)] = 256

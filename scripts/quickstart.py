@@ -16,6 +16,7 @@ from igll.cli import exit_with
 from igll.config import Config, load_config, save_config
 from igll.data.datasets import InpaintingDataset, build_dataset, spread
 from igll.data.masks import make_mask
+from igll.errors import InputError
 from igll.report.figures import loss_curves, paint_hole, picture_sheet
 
 ROOT = Path("runs/quickstart")
@@ -28,6 +29,11 @@ def main(folder: str, overrides: list[str]) -> int:
     if folder:
         overrides = ["data.name=folder", f"data.root={json.dumps(folder)}", *overrides]
     config = load_config("configs/quickstart.yaml", overrides)
+    if config.model.image_channels != 3:
+        raise InputError(
+            f"model.image_channels={config.model.image_channels}: the quickstart fills RGB pictures; "
+            "for other bands call igll-train --config configs/quickstart.yaml"
+        )
     run = _open_run(config)
     settings = run / "settings.yaml"
 

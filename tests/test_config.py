@@ -104,6 +104,9 @@ def test_a_saved_configuration_reads_back_equal(written, tmp_path: Path):
         ("train: {batch_size: many}", [], ["train.batch_size", "integer", "'many'"]),
         ("", ["mask.ratio=1.5"], ["mask.ratio=1.5", "less than or equal to 0.95"]),
         ("", ["mask.ratio=[0.5, 0.1]"], ["mask.ratio", "the smaller first"]),
+        ("", ["data.stretch=[9, 9]"], ["data.stretch", "the smaller first"]),
+        ("", ["data.stretch=[1, 2, 3]"], ["data.stretch", "two raw values that become 0 and 1"]),
+        ("", ["data.stretch=7"], ["data.stretch", "list", "got 7"]),
         ("", ["data.name=aids"], ["data.name", "'aid'", "got 'aids'"]),
         ("", ["device=gpu"], ["device", "use auto, cpu, cuda"]),
         ("", ["losses.svd=.nan"], ["losses.svd", "finite"]),
@@ -229,7 +232,7 @@ NEW_KEYS = [
     "model.name", "model.blocks", "model.score_scale", "discriminator.name", "mask.families", "losses.staged",
     "losses.whole", "losses.whole_per_hole", "losses.perceptual_layers", "losses.perceptual_by_channels",
     "losses.style_layers", "losses.style_of", "losses.adversarial_form", "losses.gradient_penalty",
-    "losses.judged", "losses.feature_matching_of", "train.optimizer", "train.weight_decay",
+    "losses.judged", "losses.feature_matching_of", "train.optimizer", "train.weight_decay", "data.stretch",
 ]  # fmt: skip
 
 

@@ -212,9 +212,63 @@ def test_any_number_of_channels():
         six.inpaint(image[:, :, 0], hole)
 
 
+def stretched(stretch, **model) -> Inpainter:
+    config = settings("none", **model)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"stretch": stretch})})
+    return Inpainter(untrained(config), config)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_integers_are_read_and_written_by_the_stretch_of_training(dtype):
+    low, high = stretch = [20, 180] if dtype == "uint8" else [100, 9000]
+    model = stretched(stretch, image_channels=4)
+    image = RNG.integers(0, high + 40, (20, 24, 4)).astype(dtype)
+    hole = HOLE[:20, :24]
+    unit = ((image.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    wanted = expected(model, unit, hole).clip(0, 1) * (high - low) + low
+    filled = model.inpaint(image, hole)
+    assert filled.dtype == image.dtype and np.array_equal(filled[~hole], image[~hole])
+    assert np.abs(filled[hole] - wanted[hole]).max() <= 0.5 + 1e-3 * (high - low) / 255
+    # Floats are in [0, 1] already.
+    np.testing.assert_allclose(
+        model.inpaint(np.float32(unit), hole)[hole],
+        wanted[hole] / (high - low) - low / (high - low),
+        atol=1e-6,
+    )
+
+
+def test_tensors_and_pictures_are_stretched_too():
+    model = stretched([20, 180])
+    wanted = model.inpaint(COLOUR, HOLE)
+    assert np.array_equal(np.asarray(model.inpaint(Image.fromarray(COLOUR), HOLE)), wanted)
+    tensor = model.inpaint(torch.from_numpy(COLOUR).permute(2, 0, 1), torch.from_numpy(HOLE))
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), wanted)
+    full = Inpainter(model.generator, settings("none"))
+    assert not np.array_equal(full.inpaint(COLOUR, HOLE), wanted)
+
+    grey = stretched([1000, 9000], image_channels=1)
+    deep = RNG.integers(0, 12_000, (21, 30), dtype=np.uint16)
+    wanted = grey.inpaint(deep, HOLE)
+    for picture in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
+        found = np.asarray(grey.inpaint(picture, HOLE)).astype(int)
+        assert np.array_equal(found[~HOLE], deep[~HOLE])
+        assert np.abs(found - wanted)[HOLE].max() <= 1  # 32-bit integers come by way of shares of 65,535
+
+
+def test_a_stretch_beyond_what_the_type_holds_is_cut_off():
+    model = stretched([0, 1000])
+    filled = model.inpaint(COLOUR, HOLE)
+    unit = expected(model, COLOUR / 1000, HOLE).clip(0, 1)
+    wanted = np.rint(unit * 1000).clip(0, 255)
+    assert (wanted[HOLE] == 255).any() and np.abs(filled[HOLE] - wanted[HOLE]).max() <= 1
+    tensor = model.inpaint(torch.from_numpy(COLOUR).permute(2, 0, 1), torch.from_numpy(HOLE))
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), filled)
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "reason"),
     [
+        (np.full((21, 30, 3), -5, np.int16), HOLE, "span .* of full scale and must be within 0 to 1"),
         (COLOUR, HOLE[:-1], "mask: shape 20×30 does not fit 21×30"),
         (COLOUR, np.repeat(HOLE[:, :, None], 3, 2), "mask: shape 21×30×3 does not fit"),
         (np.dstack([COLOUR, COLOUR[:, :, 0]]), HOLE, r"4 channel\(s\), but the model fills images of 3"),

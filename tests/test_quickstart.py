@@ -36,6 +36,9 @@ def test_it_leaves_what_it_promises_and_may_run_again(tmp_path: Path):
     again = quickstart(tmp_path, *TINY)
     assert again.returncode == 0 and (run / "checkpoints" / "last.pt").read_bytes() == before
 
+    bands = quickstart(tmp_path, *TINY, "model.image_channels=4")
+    assert bands.returncode == 2 and "model.image_channels=4: the quickstart fills RGB" in bands.stderr
+
     other = quickstart(tmp_path, *TINY, "seed=1")
     assert other.returncode == 0 and (tmp_path / "runs" / "quickstart-1" / "table.md").exists()
     assert "kept as runs/quickstart-1" in other.stdout

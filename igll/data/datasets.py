@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from igll.config import Config, DataConfig, MaskConfig
+from igll.data.bands import complete_corners, missing_pixels
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import make_mask
 from igll.data.scene_store import SceneStore, to_unit
@@ -169,12 +170,35 @@ class InpaintingDataset(Dataset[Sample]):
                 "take it out of the folder or choose a smaller crop"
             )
 
+    def complete_corners(self, image_HWC: NDArray[Any], index: int) -> NDArray[np.int64] | None:
+        """Where crops may start that hold no missing pixel: corners_N2, or None if no pixel is missing.
+
+        Raises:
+            InputError: There is no such crop; naming the scene.
+        """
+        missing_HW = missing_pixels(image_HWC)
+        if missing_HW is None:
+            return None
+        crop = self.data.crop_size
+        corners_N2 = complete_corners(missing_HW, crop)
+        if not len(corners_N2):
+            raise InputError(
+                f"{self.name(index)}: {missing_HW.mean():.1%} of its pixels are missing (nodata, NaN, mask), "
+                f"some in every crop of data.crop_size={crop}; take it out of the folder or choose a smaller "
+                "crop"
+            )
+        return corners_N2
+
     def _train_crop(self, layers: list[NDArray[Any]], key: SampleKey) -> list[NDArray[Any]]:
-        """Random crop, flip and quarter turns, the same for every layer."""
+        """Random crop without missing pixels, flip and quarter turns, the same for every layer."""
         rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
         self.check_size(height, width, key.image)
-        top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+        corners_N2 = self.complete_corners(layers[1], key.image)
+        if corners_N2 is None:
+            top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+        else:
+            top, left = corners_N2[rng.integers(len(corners_N2))]
         layers = [layer[top : top + crop, left : left + crop] for layer in layers]
         if not self.data.augment:
             return layers
@@ -182,12 +206,18 @@ class InpaintingDataset(Dataset[Sample]):
         return [np.rot90(layer[:, ::-1] if flip else layer, turns) for layer in layers]
 
     def _test_crop(self, layers: list[NDArray[Any]], index: int) -> list[NDArray[Any]]:
-        """The paper's test crop starts at (50, 50), or as near to it as the image allows; or the centre."""
+        """The paper's test crop starts at (50, 50), or as near to it as the image allows; or the centre.
+
+        Of a scene with missing pixels it is the nearest crop without.
+        """
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
         self.check_size(height, width, index)
         top, left = (height - crop) // 2, (width - crop) // 2
         if self.data.test_crop == "paper":
             top, left = min(TEST_ORIGIN, height - crop), min(TEST_ORIGIN, width - crop)
+        corners_N2 = self.complete_corners(layers[1], index)
+        if corners_N2 is not None:
+            top, left = corners_N2[np.square(corners_N2 - (top, left)).sum(1).argmin()]
         return [layer[top : top + crop, left : left + crop] for layer in layers]
 
     def _made_mask(self, key: SampleKey | int) -> NDArray[np.bool_]:
@@ -240,8 +270,13 @@ def build_source(config: Config, part: Part) -> SceneSource:
         InputError: If ``data.root`` is missing, empty or not laid out as the dataset is published.
     """
     data, channels = config.data, config.model.image_channels
-    if channels not in (1, 3):
-        raise InputError(f"model.image_channels: these datasets have 1 or 3 channels, not {channels}")
+    if channels not in (1, 3) and data.name not in ("folder", "synthetic"):
+        raise InputError(
+            f"model.image_channels: {data.name} has 1 or 3 channels, not {channels}; for files with other "
+            "bands set data.name=folder"
+        )
+    if data.stretch and data.name != "folder":
+        raise InputError(f"data.stretch: goes with data.name=folder, not {data.name}")
     prior = config.model.structure_prior
     if data.reference_root and (data.name != "folder" or prior != "reference"):
         raise InputError(
@@ -272,7 +307,7 @@ def build_source(config: Config, part: Part) -> SceneSource:
             return ClearView(root, data.noise if pairs else None, channels)
         case _:
             references = Path(data.reference_root).expanduser() if data.reference_root else None
-            return ImageFolder(root, channels, masks, config.mask.hole, references)
+            return ImageFolder(root, channels, masks, config.mask.hole, references, data.stretch)
 
 
 def build_dataset(config: Config, part: Part, edges: EdgeCache | None = None) -> InpaintingDataset:

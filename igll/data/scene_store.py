@@ -16,8 +16,9 @@ class SceneStore:
     """Keeps 8-bit scenes, edge maps and masks as they were decoded, one slot for each scene.
 
     What comes out equals what went in bit for bit: layers with values between the 256 levels are not kept,
-    nor are scenes of another size than the first. Memory is taken as slots fill; processes that are forked
-    after the store was made share it, others (started afresh) have an empty one without room.
+    nor are scenes of another size than the first or with missing pixels. Memory is taken as slots fill;
+    processes that are forked after the store was made share it, others (started afresh) have an empty one
+    without room.
 
     Args:
         count: Number of scenes.
@@ -51,7 +52,8 @@ class SceneStore:
         """Keep the layers of a scene, if there is room and nothing of them would be lost."""
         if number >= self.slots or [layer.shape for layer in layers] != self._shapes:
             return
-        levels = [np.rint(layer * _FULL).astype(np.uint8) for layer in layers]
+        with np.errstate(invalid="ignore"):  # NaN becomes some level, and is found to be no longer itself
+            levels = [np.rint(layer * _FULL).astype(np.uint8) for layer in layers]
         if all(np.array_equal(to_unit(level), layer) for level, layer in zip(levels, layers, strict=True)):
             self._bytes[number, 1:] = np.concatenate([level.ravel() for level in levels])
             self._bytes[number, 0] = 1

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from igll.data.bands import read_bands, require_rasterio
 from igll.data.files import list_images, match_by_stem, read_image, read_mask
 from igll.data.synthetic import render_scene
 from igll.errors import InputError
@@ -23,7 +24,7 @@ class Scene:
     """One image, before crops and made masks.
 
     Attributes:
-        target_HWC: Ground truth in [0, 1].
+        target_HWC: Ground truth in [0, 1]; NaN where a raster has no value.
         input_HWC: What the model is given outside the hole; the ground truth itself unless the dataset
             is used in pairs.
         mask_HW: True = missing, where the dataset brings its own hole.
@@ -66,12 +67,15 @@ class SceneSource(ABC):
 class ImageFolder(SceneSource):
     """Any mix of image files below a folder, masks made or read from another folder.
 
+    Grey and RGB are read as pictures, by Pillow; other numbers of bands, and any with a stretch, by rasterio.
+
     Args:
         root: Folder of images, searched recursively.
         channels: Image channels wanted.
         masks: Folder of masks matched by stem, or one mask file for all; None where masks are made.
         hole: Colour of missing pixels in those masks.
         references: Folder of images of the same places at another time, matched by stem.
+        stretch: Raw values that become 0 and 1, see :func:`igll.data.bands.read_bands`.
     """
 
     def __init__(
@@ -81,8 +85,12 @@ class ImageFolder(SceneSource):
         masks: Path | None = None,
         hole: str = "white",
         references: Path | None = None,
+        stretch: Sequence[float] | None = None,
     ) -> None:
-        self.channels, self.hole = channels, hole
+        self.channels, self.hole, self.stretch = channels, hole, stretch
+        self.rasters = channels not in (1, 3) or stretch is not None
+        if self.rasters:
+            require_rasterio()
         self.paths = list_images(root)
         self.names = [path.relative_to(root).as_posix() for path in self.paths]
         self.masks = None if masks is None else match_by_stem(self.paths, root, masks)
@@ -93,14 +101,20 @@ class ImageFolder(SceneSource):
     def load(self, index: int) -> Scene:
         """Read one image, with its mask and its reference if the folder has them."""
         path = self.paths[index]
-        image_HWC, mask_HW, reference_HWC = read_image(path, self.channels), None, None
+        image_HWC, mask_HW, reference_HWC = self._read(path), None, None
         if self.masks is not None:
             mask_HW = read_mask(self.masks[index], self.hole)
             _same_size(self.masks[index], mask_HW, path, image_HWC)
         if self.references is not None:
-            reference_HWC = read_image(self.references[index], self.channels)
+            reference_HWC = self._read(self.references[index])
             _same_size(self.references[index], reference_HWC, path, image_HWC)
+            image_HWC[np.isnan(reference_HWC[..., 0])] = np.nan  # no crop is to hold what either lacks
         return Scene(image_HWC, image_HWC, mask_HW, reference_HWC)
+
+    def _read(self, path: Path) -> Image:
+        if self.rasters:
+            return read_bands(path, self.channels, self.stretch)
+        return read_image(path, self.channels)
 
 
 class AID(ImageFolder):
@@ -196,10 +210,13 @@ class ClearView(SceneSource):
 class Synthetic(SceneSource):
     """Embedded procedural scenes: always at hand, the same for everyone.
 
+    One band is grey, and two are red and green. Bands from the fourth on are mixtures of red, green and blue
+    in fixed shares: they try out the number of bands, and stand for no part of the spectrum.
+
     Args:
         count: Number of scenes.
         size: Side in pixels.
-        channels: Image channels wanted, 1 or 3.
+        channels: Image channels wanted.
         seed: First scene's seed; scene i has seed + i.
     """
 
@@ -211,11 +228,24 @@ class Synthetic(SceneSource):
     def load(self, index: int) -> Scene:
         """Render one scene; each is rendered once and kept."""
         if index not in self._rendered:
-            scene_HWC = render_scene(self.seed + index, self.size).astype(np.float32) / np.float32(255)
+            levels_HWC = render_scene(self.seed + index, self.size)
+            if self.channels > 3:
+                levels_HWC = np.concatenate([levels_HWC, _mixtures(levels_HWC, self.channels - 3)], 2)
+            scene_HWC = levels_HWC.astype(np.float32) / np.float32(255)
             grey = self.channels == 1
-            self._rendered[index] = scene_HWC.mean(2, np.float32, keepdims=True) if grey else scene_HWC
+            self._rendered[index] = (
+                scene_HWC.mean(2, np.float32, keepdims=True) if grey else scene_HWC[..., : self.channels]
+            )
         image_HWC = self._rendered[index]
         return Scene(image_HWC, image_HWC)
+
+
+def _mixtures(levels_HW3: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Weighted means of red, green and blue, no two alike: (H, W, count)."""
+    golden = (5**0.5 - 1) / 2
+    turns_N3 = golden * np.arange(1, count + 1)[:, None] + np.arange(3) / 3
+    shares_N3 = (1 + np.cos(2 * np.pi * turns_N3)) / 3  # each row adds up to 1
+    return np.rint(levels_HW3 @ shares_N3.T).astype(np.uint8)
 
 
 def cloud_from_difference(clear_HWC: Image, cloudy_HWC: Image, threshold: float = 0.08) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.evaluate import check_apart, classical_fill, edge_settings
-from igll.engine.validate import fill_sample, to_picture, to_unit
+from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
 from igll.errors import InputError
 from igll.report.canvas import check_ending, sheet_as_pdf
 from igll.report.differences import colour_scale, difference_map
@@ -168,7 +168,8 @@ def _fill(config: Config, checkpoint: str, name: str, cases: InpaintingDataset) 
 def _caption(config: Config, columns: Sequence[_Column], request: SheetRequest) -> str:
     """What is shown, and which columns are not to be compared with the others."""
     holes = "holes where the data says" if config.data.use == "pairs" else f"{config.mask.kind} holes"
-    caption = f"Test images of {config.data.name}, crop {config.data.crop_size}, {holes}."
+    bands = bands_shown(config.model.image_channels)
+    caption = f"Test images of {config.data.name}, crop {config.data.crop_size}, {holes}{bands}."
     if request.difference:
         caption += (
             f" Differences: absolute, mean over the channels, from 0 to {request.full} of 255 and above."

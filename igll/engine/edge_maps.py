@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from igll.config import Config
+from igll.data.bands import with_nearest_known
 from igll.data.datasets import InpaintingDataset
 from igll.data.edge_cache import EdgeCache
 from igll.models.edges import EdgeDetector, build_edge_detector
@@ -52,7 +53,8 @@ def prepare_edge_maps(
 ) -> int:
     """Detect and store the edge map of every image of a dataset that the cache does not have yet.
 
-    Reads every image, so a damaged or too small one is named here, before training starts.
+    Reads every image, so a damaged or too small one is named here, before training starts. Maps are
+    kept under the image as it was read, whatever stands in for its missing pixels.
 
     Returns:
         Number of maps made.
@@ -65,9 +67,11 @@ def prepare_edge_maps(
             for offset, scene in enumerate(readers.map(dataset.source.load, chunk)):
                 image_HWC = scene.edge_source_HWC
                 dataset.check_size(image_HWC.shape[0], image_HWC.shape[1], start + offset)
+                dataset.complete_corners(scene.target_HWC, start + offset)
                 if cache.path(image_HWC).exists():
                     continue
-                signed = torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1))) * 2 - 1
+                image_CHW = with_nearest_known(image_HWC).transpose(2, 0, 1)
+                signed = torch.from_numpy(np.ascontiguousarray(image_CHW)) * 2 - 1
                 edge_HW = detector(signed[None].to(device))[0, 0].float().cpu().numpy()
                 cache.save(image_HWC, edge_HW)
                 made += 1

@@ -22,7 +22,7 @@ from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
-from igll.engine.validate import fill_sample, to_picture, to_unit
+from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error
 from igll.models import InpaintingNetwork
@@ -330,7 +330,8 @@ def _write(
     if pictures:
         names = [method.name + (" (oracle edges)" if method.oracle else "") for method in methods]
         titles = [dataset.name(index) for index in spread(len(dataset), config.eval.pictures)]
-        picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=caption)
+        shown = caption + bands_shown(config.model.image_channels)
+        picture_sheet(pictures, ["input", *names, "truth"], titles, out / "pictures.png", caption=shown)
     files = "metrics.json, table.md, per_image.csv" + (", pictures.png" if pictures else "")
     print(f"{caption}\n\n{text_table(rows, columns)}")
     for note in result["notes"]:

@@ -46,6 +46,13 @@ def fill_sample(generator: InpaintingNetwork, sample: Sample, device: torch.devi
     return filled
 
 
+def bands_shown(channels: int) -> str:
+    """For a caption: which bands :func:`to_picture` shows, if not all; begins with a comma."""
+    if channels in (1, 3):
+        return ""
+    return f", band 1 of {channels} shown" if channels == 2 else f", bands 1 to 3 of {channels} shown"
+
+
 @contextmanager
 def evaluating(generator: InpaintingNetwork) -> Iterator[None]:
     """The generator in evaluation mode, and afterwards as it was."""
@@ -95,7 +102,7 @@ class Validation:
         sample = default_collate([self.dataset[index] for index in shown])
         with evaluating(generator):
             results = to_unit(fill_sample(generator, sample, self.device)).cpu()
-        rows = []
+        rows, bands = [], bands_shown(sample["image"].shape[1])
         for image, result, target, mask in zip(
             to_unit(sample["image"]), results, to_unit(sample["target"]), sample["mask"], strict=True
         ):
@@ -106,5 +113,5 @@ class Validation:
             ["input", "filled", "truth"],
             [self.dataset.name(index) for index in shown],
             self.folder / f"step_{step:07d}.png",
-            caption=f"step {step}" + (", oracle edges" if self.oracle else ""),
+            caption=f"step {step}" + (", oracle edges" if self.oracle else "") + bands,
         )

@@ -121,28 +121,38 @@ class VGGFeatures(nn.Module):
 
         Args:
             image_BCHW: Images in [-1, 1], at least 16 pixels a side. Three bands are taken for red, green
-                and blue; one band stands for all three; of more bands the first three are seen, and of two
-                bands the first is seen again in blue's place.
+                and blue; one band stands for all three, and the second of two for blue too. More bands are
+                seen three by three; the last group reaches back so that it is full: (0, 1, 2) and
+                (1, 2, 3) of four.
             layers: Names such as ``relu4_1``; the net runs as far as the deepest of them.
             mask_B1HW: What the normalised image is multiplied by: the net sees zeros outside.
 
         Returns:
-            Activations (B, C, H', W') by name, float32.
+            Activations (G·B, C, H', W') by name, float32: all images of the first of G groups of bands, then
+            those of the next. A mean over them is the mean over the groups.
         """
         wanted = {self._position[name]: name for name in layers}
-        bands = image_BCHW.shape[1]
         found: dict[str, Tensor] = {}
         with full_precision(image_BCHW):
-            # Slices, because a list of numbers would be an index that the device has to be sent.
-            image_B3HW = torch.cat([image_BCHW[:, band % bands, None].float() for band in range(3)], 1)
-            activation = ((image_B3HW + 1) / 2 - self.mean) / self.std
+            image_N3HW = _three_by_three(image_BCHW.float())
+            activation = ((image_N3HW + 1) / 2 - self.mean) / self.std
             if mask_B1HW is not None:
-                activation = activation * mask_B1HW.float()
+                activation = activation * mask_B1HW.float().repeat(len(image_N3HW) // len(mask_B1HW), 1, 1, 1)
             for index, layer in enumerate(list(self.features)[: max(wanted, default=-1) + 1]):
                 activation = layer(activation)
                 if index in wanted:
                     found[wanted[index]] = activation
         return found
+
+
+def _three_by_three(image_BCHW: Tensor) -> Tensor:
+    """Bands in groups of three, one group after another along the batch: (G·B, 3, H, W)."""
+    bands = image_BCHW.shape[1]
+    # Slices, because a list of numbers would be an index that the device has to be sent.
+    if bands < 3:
+        return torch.cat([image_BCHW[:, min(band, bands - 1), None] for band in range(3)], 1)
+    starts = [*range(0, bands - 3, 3), bands - 3]
+    return torch.cat([image_BCHW[:, start : start + 3] for start in starts])
 
 
 def _convolution_stack(backbone: Backbone) -> tuple[list[nn.Module], dict[str, int]]:

@@ -43,7 +43,8 @@ class PerceptualLoss(nn.Module):
         """Compare features by name; no gradient flows into the target.
 
         Args:
-            prediction: Activations (B, C, H, W) of the layers, of the filled images.
+            prediction: Activations (B, C, H, W) of the layers, of the filled images; B also counts groups of
+                bands, see :class:`igll.losses.VGGFeatures`.
             target: The same of the complete images.
 
         Returns:

@@ -61,9 +61,11 @@ class SelfGuidedRegressionLoss(nn.Module):
         for level, name in enumerate(GUIDED_LAYERS):
             if level:
                 guidance_B1HW = avg_pool2d(guidance_B1HW, 2)
-            found_BCHW, wanted_BCHW = scaled_pair(prediction[name], target[name], self.scale)
-            distance = (guidance_B1HW * (found_BCHW - wanted_BCHW)).abs().mean()
-            losses.append(distance * 1e3 / found_BCHW.shape[1] ** 2)
+            found_NCHW, wanted_NCHW = scaled_pair(prediction[name], target[name], self.scale)
+            groups = len(found_NCHW) // len(guidance_B1HW)  # of bands, which share the guidance
+            guidance_N1HW = guidance_B1HW.repeat(groups, 1, 1, 1)
+            distance = (guidance_N1HW * (found_NCHW - wanted_NCHW)).abs().mean()
+            losses.append(distance * 1e3 / found_NCHW.shape[1] ** 2)
         return torch.stack(losses).sum()
 
 

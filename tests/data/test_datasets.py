@@ -16,7 +16,9 @@ from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler, build_
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import MASK_KINDS
 from igll.data.sources import Scene, SceneSource
+from igll.engine.edge_maps import prepare_edge_maps
 from igll.errors import InputError
+from igll.models.edges import SobelDetector
 
 
 class Ramp(SceneSource):
@@ -290,11 +292,77 @@ def test_bad_roots_are_one_clear_line(tmp_path: Path, data: dict, mask: dict, ex
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_channels_that_no_dataset_has_are_refused_by_key():
+@pytest.mark.parametrize("name", ["aid", "rice1", "rice2", "clearview"])
+def test_bands_and_stretches_that_no_published_dataset_has_are_refused_by_key(tmp_path: Path, name: str):
+    data = {"name": name, "root": str(tmp_path)}
     with pytest.raises(
-        InputError, match=r"model\.image_channels: these datasets have 1 or 3 channels, not 4"
+        InputError, match=rf"model\.image_channels: {name} has 1 or 3 channels, not 4; .*folder"
     ):
-        build_dataset(build_config({"data": {"name": "synthetic"}, "model": {"image_channels": 4}}), "train")
+        build_dataset(build_config({"data": data, "model": {"image_channels": 4}}), "train")
+    with pytest.raises(InputError, match=rf"data\.stretch: goes with data\.name=folder, not {name}"):
+        build_dataset(build_config({"data": {**data, "stretch": [0, 9]}}), "train")
+
+
+class Torn(Ramp):
+    """Ramps, the second of which lacks pixels, the third all but a corner."""
+
+    def load(self, index: int) -> Scene:
+        image = super().load(index).target_HWC
+        if index == 1:
+            image[60:64, 60:64] = image[200, 10] = np.nan
+        if index == 2:
+            image[:, 90:] = np.nan
+        return Scene(image, image)
+
+
+def torn(**data) -> InpaintingDataset:
+    config = build_config({"data": {"name": "synthetic", "crop_size": 100, **data}})
+    return InpaintingDataset(Torn(3, 240, 260), [0, 1, 2], config.data, config.mask, config.seed)
+
+
+def test_training_crops_hold_no_missing_pixel_and_start_anywhere_else():
+    found, plain = torn(augment=False), ramps({"data": {"crop_size": 100, "augment": False}}, 240, 260)
+    origins = set()
+    for epoch in range(300):
+        sample = found[SampleKey(epoch, 1, 0)]
+        assert sample["image"].isfinite().all()
+        origins.add(origin(sample))
+        # A whole scene is cut as ever.
+        whole = found[SampleKey(epoch, 0, 0)]
+        assert torch.equal(whole["image"], plain[SampleKey(epoch, 0, 0)]["image"])
+    assert all(top >= 64 or left >= 64 for top, left in origins)
+    assert not any(top <= 200 < top + 100 and left <= 10 for top, left in origins)
+    assert {top < 64 for top, _ in origins} == {left < 64 for _, left in origins} == {True, False}
+
+
+@pytest.mark.parametrize(("rule", "place"), [("paper", (50, 64)), ("center", (70, 80))])
+def test_the_test_crop_is_the_nearest_without_missing_pixels(rule: str, place: tuple[int, int]):
+    sample = torn(test_crop=rule)[1]
+    assert sample["image"].isfinite().all() and origin(sample) == place
+
+
+def test_a_scene_without_a_complete_crop_is_named_with_what_it_lacks(tmp_path: Path):
+    dataset = torn()
+    expected = r"^ramp2: 65\.4% of its pixels are missing .* every crop of data\.crop_size=100; take it out"
+    for key in (2, SampleKey(0, 2, 0)):
+        with pytest.raises(InputError, match=expected):
+            dataset[key]
+    # With edges in use it is found before training starts.
+    detector = SobelDetector()
+    cache = EdgeCache(str(tmp_path), detector.fingerprint)
+    with pytest.raises(InputError, match=expected):
+        prepare_edge_maps(dataset, cache, detector, torch.device("cpu"))
+
+
+def test_edges_next_to_missing_pixels_are_those_of_the_land(tmp_path: Path):
+    detector = SobelDetector()
+    cache = EdgeCache(str(tmp_path), detector.fingerprint)
+    dataset = torn()
+    dataset.indices, dataset.edges = [0, 1], cache
+    assert prepare_edge_maps(dataset, cache, detector, torch.device("cpu")) == 2
+    whole, lacking = (cache.load(dataset.source.load(index).target_HWC, "") for index in (0, 1))
+    assert lacking.shape == (240, 260) and np.abs(whole - lacking).max() < 0.02
+    assert dataset[1]["edge"].isfinite().all()
 
 
 def test_an_image_keeps_its_test_hole_when_others_are_left_out():

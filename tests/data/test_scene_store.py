@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,12 @@ def test_what_would_lose_something_is_not_kept():
     deep[0][2, 3, 1] += np.float32(1e-3)
     store.put(0, deep)
     store.put(1, layers(1, side=7))
-    assert store.get(0) is None and store.get(1) is None
+    torn = layers(2)
+    torn[0][1, 2] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.put(2, torn)
+    assert store.get(0) is None and store.get(1) is None and store.get(2) is None
 
 
 def test_memory_is_bounded_and_not_pickled():

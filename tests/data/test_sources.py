@@ -142,3 +142,36 @@ def test_synthetic_scenes_are_seeded_and_kept():
     np.testing.assert_array_equal(source.load(1).target_HWC, again.load(0).target_HWC)
     assert source.load(2).target_HWC is source.load(2).target_HWC
     assert Synthetic(1, 64, channels=1).load(0).target_HWC.shape == (64, 64, 1)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 64])
+def test_synthetic_bands_are_colours_and_then_mixtures_of_them(channels: int):
+    colour = Synthetic(1, 64).load(0).target_HWC.astype(np.float64)
+    bands = Synthetic(1, 64, channels).load(0).target_HWC
+    assert bands.shape == (64, 64, channels) and bands.dtype == np.float32
+    np.testing.assert_array_equal(bands[..., :3], colour[..., :channels])
+    # Whole levels of 8 bits, as a scene in memory is kept.
+    np.testing.assert_allclose(bands * 255, np.rint(bands * 255), atol=1e-4)
+    assert len({band.tobytes() for band in np.moveaxis(bands, 2, 0)}) == channels
+    for band in np.moveaxis(bands[..., 3:], 2, 0):
+        shares, *_ = np.linalg.lstsq(colour.reshape(-1, 3), band.ravel(), rcond=None)
+        assert shares.min() > -0.02 and shares.sum() == pytest.approx(1, abs=0.01)
+        assert np.abs(colour @ shares - band).max() < 1 / 255
+
+
+def test_pixels_that_a_reference_lacks_are_missing_too(tmp_path: Path):
+    rasterio = pytest.importorskip("rasterio")
+    for folder, torn in (("images", (1, 2)), ("other_date", (3, 4))):
+        (tmp_path / folder).mkdir()
+        values = RNG.integers(1, 9000, (4, 9, 8), dtype=np.uint16)
+        values[2, torn[0], torn[1]] = 0
+        shape = {"count": 4, "height": 9, "width": 8, "dtype": "uint16", "nodata": 0, "crs": "EPSG:32633"}
+        place = rasterio.transform.from_origin(5e5, 5e6, 10, 10)
+        with rasterio.open(
+            tmp_path / folder / "a.tif", "w", driver="GTiff", transform=place, **shape
+        ) as raster:
+            raster.write(values)
+    references = tmp_path / "other_date"
+    scene = ImageFolder(tmp_path / "images", 4, references=references, stretch=[0, 9000]).load(0)
+    assert np.argwhere(np.isnan(scene.target_HWC).all(2)).tolist() == [[1, 2], [3, 4]]
+    assert np.argwhere(np.isnan(scene.edge_source_HWC).any(2)).tolist() == [[3, 4]]

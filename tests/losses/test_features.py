@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from igll.compat import prepare_torchvision
 from igll.errors import InputError
-from igll.losses import VGGFeatures
+from igll.losses import PerceptualLoss, StyleLoss, VGGFeatures
 
 # Index of every ReLU in torchvision's numbering, counted off its printed models.
 VGG16 = {
@@ -213,11 +213,37 @@ def test_unfitting_files_are_refused(vgg16_file: Path, tmp_path: Path) -> None:
 
 def test_any_number_of_bands(vgg16_file: Path) -> None:
     features = VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")
-    image = _noise(5, 16)
-    seen = {1: [0, 0, 0], 2: [0, 1, 0], 5: [0, 1, 2]}
-    for bands, order in seen.items():
-        found = features(image[:, :bands], ["relu3_1"])["relu3_1"]
-        assert torch.equal(found, features(image[:, order], ["relu3_1"])["relu3_1"])
+    image = _noise(7, 16)
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[0, :, 4:], mask[1, ..., :9] = 1, 1
+    seen = {
+        1: [[0, 0, 0]],
+        2: [[0, 1, 1]],
+        4: [[0, 1, 2], [1, 2, 3]],
+        5: [[0, 1, 2], [2, 3, 4]],
+        6: [[0, 1, 2], [3, 4, 5]],
+        7: [[0, 1, 2], [3, 4, 5], [4, 5, 6]],
+    }
+    for bands, groups in seen.items():
+        for hole in (None, mask):
+            found = features(image[:, :bands], ["relu3_1"], hole)["relu3_1"]
+            alone = [features(image[:, group], ["relu3_1"], hole)["relu3_1"] for group in groups]
+            torch.testing.assert_close(found, torch.cat(alone))
+
+
+def test_losses_on_many_bands_are_the_mean_over_the_groups(vgg16_file: Path) -> None:
+    features = VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")
+    found, wanted = _noise(4), _noise(4).flip(3)
+    layers = ["relu1_1", "relu2_1", "relu2_2", "relu3_3"]
+    for loss in (PerceptualLoss(layers=layers), StyleLoss(layers=layers)):
+        groups = [
+            loss(
+                features(found[:, start : start + 3], layers), features(wanted[:, start : start + 3], layers)
+            )
+            for start in (0, 1)
+        ]
+        together = loss(features(found, layers), features(wanted, layers))
+        torch.testing.assert_close(together, torch.stack(groups).mean())
 
 
 def test_frozen_but_transparent_to_gradients_and_full_precision(vgg16_file: Path) -> None:

@@ -36,6 +36,19 @@ def test_self_guided_regression_equals_its_equation(scale: str) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_groups_of_bands_share_the_guidance_of_their_image() -> None:
+    images = [2 * _array((2, 4, 12, 16), seed) - 1 for seed in (0, 1)]
+    shapes = {"relu1_1": (4, 8, 12, 16), "relu2_1": (4, 8, 6, 8)}  # two groups of two images
+    sides = [{name: _tensor(_array(shape, 2 + side)) for name, shape in shapes.items()} for side in (0, 1)]
+    first, second = (
+        [{name: values[part] for name, values in side.items()} for side in sides]
+        for part in (slice(2), slice(2, 4))
+    )
+    loss, pair = SelfGuidedRegressionLoss(), [_tensor(image) for image in images]
+    groups = (loss(*pair, *first) + loss(*pair, *second)) / 2
+    assert loss(*pair, *sides).item() == pytest.approx(groups.item(), rel=1e-5)
+
+
 def test_guidance_is_a_weight_and_not_a_target() -> None:
     shapes = {"relu1_1": (1, 4, 8, 8), "relu2_1": (1, 4, 4, 4)}
     prediction = _tensor(_array((1, 3, 8, 8), 0)).requires_grad_()
