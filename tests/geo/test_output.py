@@ -11,10 +11,12 @@ import pytest
 
 pytest.importorskip("rasterio")
 
-from rasterio.enums import ColorInterp
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.shutil import copy as gdal_copy
 from rasterio.windows import Window
 
+from igll.geo.blocks import block_windows
 from igll.geo.gdal_session import open_quietly
 from igll.geo.output import filled_copy
 from tests.geo import scenes
@@ -282,6 +284,40 @@ def test_blocks_that_grow_leave_no_holes_in_the_file(tmp_path: Path):
         assert raster.tags(1) == {"wavelength": "100"}
     assert names_in(tmp_path) == ["classes.tif", "fresh.IMD", "fresh.tif", "out.IMD", "out.tif", "scene.IMD",
                                   "scene.tif"]  # fmt: skip
+
+
+def test_masks_and_overviews_beside_the_file_move_into_it(tmp_path: Path):
+    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), open_quietly(scene, "r+") as raster:
+        raster.write_mask(np.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.2)
+    with rasterio.Env(TIFF_USE_OVR=True), open_quietly(scene, "r+") as raster:
+        raster.build_overviews([2, 4], Resampling.average)
+    assert {"scene.tif.msk", "scene.tif.ovr"} < set(names_in(tmp_path))
+    (tmp_path / "out").mkdir()
+    out = fill(scene, tmp_path / "out" / "out.tif")
+    check_filled(scene, out, 7)
+    assert tell(out) == expected_tale(scene) and names_in(out.parent) == ["classes.tif", "out.tif"]
+
+
+def test_a_combination_of_values_that_means_none_is_avoided(tmp_path: Path):
+    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    with open_quietly(scene, "r+") as raster:
+        raster.update_tags(NODATA_VALUES="7 7 7")
+    with open_quietly(fill(scene, tmp_path / "out.tif")) as raster:
+        assert (raster.read()[:, HOLE[0], HOLE[1]] == 8).all() and (raster.dataset_mask()[HOLE] == 255).all()
+
+
+@pytest.mark.parametrize("block", [{"blockysize": 1}, {"blockysize": HEIGHT}, TILED])
+@pytest.mark.parametrize("memory", [1, 20_000, 2**30])
+def test_windows_cover_a_raster_once_within_memory(tmp_path: Path, block: dict[str, Any], memory: int):
+    covered_HW = np.zeros((HEIGHT, WIDTH), int)
+    with open_quietly(write_raster(tmp_path / "scene.tif", pixels("uint16"), **block)) as raster:
+        height, width = raster.block_shapes[0]
+        for window in block_windows(raster, memory):
+            covered_HW[window.toslices()] += 1
+            assert window.height * window.width * 6 <= max(memory, height * width * 6)
+            assert window.row_off % height == window.col_off % width == 0
+    assert (covered_HW == 1).all()
 
 
 def test_a_jpeg2000_becomes_geotiff(tmp_path: Path):

@@ -355,3 +355,20 @@ def test_whether_a_result_is_finished(tmp_path: Path):
     assert is_finished(paths[2], TAGS) and not is_finished(paths[2], {**TAGS, "IGLL_MODEL": "other"})
     paths[2].write_bytes(b"II*\0 no raster")
     assert not is_finished(paths[2], TAGS)
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    absent = tmp_path / "a.tif"
+    match = r'pip install "igll\[geo\]"'
+    with pytest.raises(InputError, match=match), filled_copy(absent, absent, tmp_path / "b.tif", {}):
+        pass
+    with pytest.raises(InputError, match=match):
+        write_fill_mask(absent, tmp_path / "b.tif", {})
+
+
+def test_an_absent_scene_is_named(tmp_path: Path):
+    paths = prepare(tmp_path, pixels("uint8"))
+    paths[0].rename(tmp_path / "moved.tif")
+    with pytest.raises(InputError, match=r"scene\.tif: cannot be opened"), filled_copy(*paths, TAGS):
+        pass
