@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from igll.errors import InputError
 from igll.schema import ClassicalName
@@ -95,9 +95,10 @@ def _add_scenes(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cog", action="store_true", help="write cloud-optimised GeoTIFF")
     group.add_argument(
         "--stretch",
-        default="0.5",
+        default="auto",
         metavar="PERCENT",
-        help="show bands to the model between these percentiles of the scene, or 'full' (default: 0.5)",
+        help="cut so many per cent at either end of a band's values for the model's eyes, or 'full' range "
+        "(default: as the model was trained, else 0.5)",
     )
     group.add_argument(
         "--tile",
@@ -182,15 +183,17 @@ def _sizes(tile: int, context: int) -> TileSizes:
     return TileSizes(tile, context)
 
 
-def _stretch(text: str) -> float | None:
+def _stretch(text: str) -> float | Literal["auto", "full"]:
     if text == "full":
-        return None
+        return "full"
+    if text == "auto":
+        return "auto"
     try:
         per_cent = float(text)
     except ValueError:
         per_cent = -1.0
     if not 0 <= per_cent < 50:
-        raise InputError(f"--stretch {text}: give a percentage from 0 to below 50, or 'full'")
+        raise InputError(f"--stretch {text}: give a percentage from 0 to below 50, 'full' or 'auto'")
     return per_cent
 
 

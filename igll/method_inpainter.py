@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
+from igll.config import Config
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.schema import ClassicalName
@@ -23,6 +24,7 @@ class MethodInpainter(Inpainter):
 
     def __init__(self, method: ClassicalName) -> None:
         require_packages([method])
+        self.config = Config()
         self.title = CLASSICAL_TITLES[method]
         self._method = CLASSICAL[method]
 

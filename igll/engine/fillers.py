@@ -24,11 +24,13 @@ class Filler(Protocol):
         name: For people.
         fingerprint: Changes whenever its results may.
         uses_reference: Whether it looks at a reference image.
+        limits: Raw values that it was trained to see as 0 and 1; None if any scale will do.
     """
 
     name: str
     fingerprint: str
     uses_reference: bool
+    limits: tuple[float, float] | None
 
     def fill(
         self,
@@ -65,6 +67,8 @@ class NetworkFiller:
         settings = inpainter.config.model_dump(mode="json", include={"eval": {"weights"}, "edges": True})
         self.fingerprint = f"{digest} {settings}"
         self.uses_reference = prior in ("oracle", "reference")
+        stretch = inpainter.config.data.stretch
+        self.limits = None if stretch is None else (stretch[0], stretch[1])
 
     def fill(
         self,
@@ -94,6 +98,7 @@ class MethodFiller:
     """
 
     uses_reference = False
+    limits: tuple[float, float] | None = None
 
     def __init__(self, method: ClassicalName) -> None:
         require_packages([method])

@@ -84,6 +84,8 @@ def infer(request: InferRequest) -> int:
                     _fill_picture(inpainter, job, request.hole or "white")
                 filled += 1
             except (InputError, OutputError) as error:
+                if len(every) == 1:
+                    raise
                 failures.append(_named(job, str(error)))
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno in _HOPELESS:
                     break

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ from igll.storage import replacing
 # Changes whenever the same request may give another result.
 _FORMAT = 1
 _PART = 1024
+# Per cent of the known pixels that lie beyond either limit of a band, unless told otherwise.
+_CUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class SceneOptions:
     Attributes:
         sources: What counts as missing.
         sizes: How holes are cut.
-        stretch: Per cent of the known pixels beyond the limits between which a band is shown to the model;
-            None shows the full range of the raster's type.
+        stretch: How bands are shown to the model: a number is the per cent of the known pixels beyond either
+            limit, ``full`` the range of the raster's type, and ``auto`` the limits that the model was trained
+            with, if it was trained with any, else 0.5.
         cog: Write a cloud-optimised GeoTIFF.
     """
 
     sources: HoleSources
     sizes: TileSizes = field(default_factory=TileSizes)
-    stretch: float | None = 0.5
+    stretch: float | Literal["auto", "full"] = "auto"
     cog: bool = False
 
 
@@ -102,7 +105,7 @@ def fill_scene(
         level = Level(scene, classes, options.sources.bands(dataset))
     solved = None
     if counts.hole + counts.gap:
-        job = _Job(filler, _scaling(level, options.stretch, work), options.sizes, work, scene, reference)
+        job = _Job(filler, _scaling(level, options, filler, work), options.sizes, work, scene, reference)
         solved = _fill_level(job, level)
     with filled_copy(scene, classes, out, tags, bands=level.bands, cog=options.cog) as copy:
         if solved:
@@ -225,16 +228,20 @@ def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> Cl
     return counts
 
 
-def _scaling(level: Level, stretch: float | None, work: Path) -> Scaling:
+def _scaling(level: Level, options: SceneOptions, filler: Filler, work: Path) -> Scaling:
     """The bands' limits; kept, as a resumed run has to use the same."""
     note = work / "scaling.json"
     if note.is_file():
         low_C, high_C = json.loads(note.read_text())
         return Scaling(tuple(low_C), tuple(high_C))
-    if stretch is None:
+    count = len(level.bands)
+    if options.stretch == "full":
         scaling = full_scaling(level.values, level.bands)
+    elif options.stretch == "auto" and filler.limits is not None:
+        scaling = Scaling((filler.limits[0],) * count, (filler.limits[1],) * count)
     else:
-        scaling = percentile_scaling(level.values, level.classes, level.bands, stretch)
+        cut = _CUT if options.stretch == "auto" else options.stretch
+        scaling = percentile_scaling(level.values, level.classes, level.bands, cut)
     with replacing(note) as path:
         path.write_text(json.dumps(scaling))
     return scaling
