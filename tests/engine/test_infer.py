@@ -18,6 +18,7 @@ from igll.config import build_config
 from igll.engine import infer as module
 from igll.engine.checkpoint import save_checkpoint
 from igll.engine.infer import InferRequest, infer
+from igll.engine.infer_plan import Inputs
 from igll.errors import InputError
 from igll.registry import build_generator
 
@@ -59,12 +60,13 @@ def save(path: Path, image, **options) -> Path:
 
 
 def request(checkpoint: Path, root: Path, **changes) -> InferRequest:
-    folders = {"images": root / "images", "masks": root / "masks", "out": root / "out"}
-    return InferRequest(checkpoint, **(folders | changes))
+    inputs = {"images": root / "images", "masks": root / "masks", "out": root / "out"}
+    inputs |= {name: changes.pop(name) for name in [*inputs, "edges", "reference"] if name in changes}
+    return InferRequest(Inputs(**inputs | {"images": [inputs["images"]]}), checkpoint, **changes)
 
 
 def mixture(root: Path) -> dict[str, str]:
-    """Images of every mode below root, with their masks; returns result → input, by relative path."""
+    """Pictures of every mode below root, with their masks; returns result → input, by relative path."""
     images = {
         "one.png": (GREY > 128, {}),
         "sub/grey.png": (GREY, {}),
@@ -73,8 +75,8 @@ def mixture(root: Path) -> dict[str, str]:
         "colour.png": (COLOUR, {}),
         "alpha.png": (np.dstack([COLOUR, GREY]), {}),
         "deep.png": (GREY.astype(np.uint16) * 257, {}),
-        "float.TIFF": ((GREY / 255).astype(np.float32), {"format": "TIFF"}),
-        "integer.tif": (GREY.astype(np.int32) * 200, {}),
+        "palette.TIFF": (Image.fromarray(COLOUR[::-1]).quantize(20), {"format": "TIFF"}),
+        "one-bit.tif": (GREY > 100, {}),
         "photo.v2.jpg": (COLOUR, {"quality": 70}),
         "grey.jpeg": (GREY, {}),
         "web.webp": (COLOUR, {}),
@@ -206,7 +208,7 @@ def test_a_full_disk_ends_the_run(blind, tmp_path, capsys, monkeypatch):
     assert infer(request(blind, tmp_path, masks=mask)) == 1
     assert files(tmp_path / "out") == ["a.png"]
     lines = capsys.readouterr().err.splitlines()[-2:]
-    assert lines[0].endswith(f"b.png: {tmp_path}/out/b.png: cannot be written (No space left on device)")
+    assert lines[0] == f"failed: {tmp_path}/out/b.png: cannot be written (No space left on device)"
     assert lines[1] == f"error: 1 of 3 failed, 1 not tried; 1 in {tmp_path / 'out'}/"
 
 
