@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,58 @@ SIZE = (120, 150)
 TILES = ("--tile", "64", "--context", "16")
 HARMONIC = ("--method", "harmonic", *TILES)
 
-# A shell that starts the tests in the background may have SIGINT ignored, which a child inherits.
-MAIN = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from igll.cli import infer
-infer()
+# Loads everything once, and then runs programs with arguments of igll-infer in processes forked from it.
+_NURSERY = """
+import json, os, signal, sys, traceback
+import rasterio, scipy.ndimage, torch
+import igll.cli, igll.engine.infer, igll.infer_arguments
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            for number, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            # A shell that starts the tests in the background may have SIGINT ignored, which a child inherits.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.argv = ["igll-infer", *order["arguments"]]
+            exec(order["program"], {})
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+MAIN = "from igll.cli import infer; infer()"
+
+
+class Nursery:
+    """Runs igll-infer in processes of their own, one at a time, that need not load their modules."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {"out": str(folder / "out.txt"), "err": str(folder / "err.txt")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, *arguments: object, program: str = MAIN) -> int:
+        """Start one; its process number."""
+        order = self._files | {"program": program, "arguments": [str(argument) for argument in arguments]}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; exit code and what it wrote to stderr."""
+        return int(self._process.stdout.readline()), Path(self._files["err"]).read_text()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
 
 
 def tiny(path: Path, prior: str = "learned", channels: int = 3, stretch: list[float] | None = None) -> Path:
@@ -83,12 +129,6 @@ def call(*arguments: object) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     raise AssertionError("the entry point returned")
-
-
-def start(*arguments: object, program: str = MAIN, **options: Any) -> subprocess.Popen[str]:
-    """Run igll-infer in a process of its own."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def read(path: Path) -> np.ndarray:
