@@ -159,6 +159,8 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
         elif path.is_file():
             _check_suffix(path)
             found.append((path.parent, [path]))
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
         else:
             images = list_images(path, (*IMAGE_SUFFIXES, *SCENE_SUFFIXES))
             found.append((path, _without(images, path, [*inputs.partners, inputs.out])))
@@ -204,6 +206,8 @@ def _partners(
     """One partner file per image, or None for each."""
     if partners is None:
         return [None] * len(images)
+    if not partners.exists():
+        raise InputError(f"{partners}: no such file or folder of {kind}s; check the path")
     return match_by_stem(images, root, partners, kind, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *suffixes))))
 
 

@@ -30,7 +30,7 @@ from igll.geo.cells import is_missing, read_cells
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
 from igll.geo.mask_files import VECTOR_SUFFIXES
-from igll.geo.output import filled_copy, is_finished, write_fill_mask
+from igll.geo.output import fillable_bands, filled_copy, is_finished, write_fill_mask
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
@@ -119,7 +119,8 @@ def _filled(
     """Find, fill, put together and check, in the work folder; see :func:`fill_scene`."""
     classes = work / "classes.tif"
     with open_raster(scene) as dataset:
-        level = Level(scene, classes, options.sources.bands(dataset))
+        # What cannot be filled is refused now, not after the work.
+        level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
     counts = _classes(scene, options.sources, classes, work)
     tags = tags | {
         "IGLL_SYNTHETIC_PIXELS": str(counts.hole + counts.gap),

@@ -238,7 +238,7 @@ def test_what_cannot_start(blind, oracle, tmp_path):
     masks = tmp_path / "masks"
     cases = [
         (request(tmp_path / "absent.pt", tmp_path), "absent.pt: no such checkpoint"),
-        (request(blind, tmp_path, images=tmp_path / "absent"), "absent: no such folder"),
+        (request(blind, tmp_path, images=tmp_path / "absent"), "absent: no such file or folder"),
         (request(blind, tmp_path, images=tmp_path / "empty"), "empty: holds no image"),
         (request(blind, tmp_path, masks=tmp_path / "other"), "no mask named a"),
         (request(blind, tmp_path, images=tmp_path / "images2"), "would both be written to .*out/a.png"),
