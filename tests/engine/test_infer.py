@@ -19,7 +19,7 @@ from igll.engine import infer as module
 from igll.engine.checkpoint import save_checkpoint
 from igll.engine.infer import InferRequest, infer
 from igll.engine.infer_plan import Inputs
-from igll.errors import InputError
+from igll.errors import InputError, OutputError
 from igll.registry import build_generator
 
 RNG = np.random.default_rng(3)
@@ -170,6 +170,21 @@ def test_bad_images_do_not_stop_the_others(blind, tmp_path, capsys):
     assert lines[1].startswith(f"failed: {images}/torn.png: damaged image")
     assert lines[2].startswith(f"failed: {images}/zfull.png: mask: every pixel of the image is missing")
     assert lines[3:] == [f"error: 3 of 5 failed; 2 in {tmp_path / 'out'}/"]
+
+
+def test_a_single_image_that_fails_is_raised(blind, tmp_path, monkeypatch):
+    image, mask = save(tmp_path / "images/a.png", COLOUR), save(tmp_path / "mask.png", HOLE[:5])
+    with pytest.raises(InputError, match="does not fit"):
+        infer(request(blind, tmp_path, images=image, masks=mask))
+    save(mask, HOLE)
+
+    def read(path):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "read_picture", read)
+    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; cut it"):
+        infer(request(blind, tmp_path, images=image, masks=mask))
+    assert files(tmp_path / "out") == []
 
 
 def test_memory_running_out_is_one_images_failure(blind, tmp_path, capsys, monkeypatch):
@@ -336,7 +351,7 @@ def test_interruption_leaves_only_whole_files(blind, tmp_path, number, code):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and errors.endswith("error: interrupted\n")
     results = files(tmp_path / "out")
     assert 3 <= len(results) < 400
     assert all(not name.startswith(".") for name in results)
