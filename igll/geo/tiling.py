@@ -116,13 +116,25 @@ def plan_tiles(grid: CellGrid, sizes: TileSizes) -> Plan:
     tiles = []
     for index, (box, members) in enumerate(groups):
         owner[members] = index
-        tiles.append(Tile(index, _frame(box, grid, sizes), box, None, _any_in(far_YX, grid, box)))
+        frame = _frame(box, grid, sizes)
+        guided = _any_in(far_YX, grid, box) or not shows_ground(grid, frame)
+        tiles.append(Tile(index, frame, box, None, guided))
     owner_YX = owner[label_YX]
     for core in _cores(owner_YX, grid, sizes):
         reach = core.grown(sizes.blend, grid.height, grid.width)
         frame = core.grown(sizes.context, grid.height, grid.width)
-        tiles.append(Tile(len(tiles), frame, reach, core, _any_in(far_YX, grid, reach)))
+        guided = _any_in(far_YX, grid, reach) or not shows_ground(grid, frame)
+        tiles.append(Tile(len(tiles), frame, reach, core, guided))
     return Plan(tuple(tiles), owner_YX, grid, sizes)
+
+
+def shows_ground(grid: CellGrid, frame: Box) -> bool:
+    """Whether a frame is sure to hold a known pixel: it holds a cell with one completely."""
+    rows, columns = grid.known_YX.shape
+    top, left = -(-frame.top // grid.side), -(-frame.left // grid.side)
+    bottom = rows if frame.bottom == grid.height else frame.bottom // grid.side
+    right = columns if frame.right == grid.width else frame.right // grid.side
+    return bool(grid.known_YX[top:bottom, left:right].any())
 
 
 def _frame(box: Box, grid: CellGrid, sizes: TileSizes) -> Box:
