@@ -13,6 +13,8 @@ from igll.geo import raster
 from igll.geo.raster import Area, open_raster, pieces, reading, strips
 from tests.geo.rasters import ground, save
 
+pytest.importorskip("rasterio")
+
 
 def test_a_plain_picture_opens_without_a_warning(tmp_path: Path) -> None:
     Image.fromarray(ground((20, 30))).save(tmp_path / "a.png")
@@ -40,7 +42,11 @@ def test_an_error_in_the_block_is_left_alone(tmp_path: Path) -> None:
 def test_reading_a_file_cut_short(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", ground((200, 300)))
     path.write_bytes(path.read_bytes()[:-40_000])
-    with pytest.raises(InputError, match="damaged or cut short") as error, open_raster(path) as dataset, reading(path):
+    with (
+        pytest.raises(InputError, match="damaged or cut short") as error,
+        open_raster(path) as dataset,
+        reading(path),
+    ):
         dataset.read()
     assert str(error.value).startswith(f"{path}: cannot be read (")
 
