@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,28 @@ class TestClasses:
         assert (classes(scene, collar="fill") == np.where(holes, GAP, KNOWN)).all()
 
 
+WITH_LITTLE_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from igll.errors import OutputError
+from igll.geo import holes
+
+def find_then_limit(*arguments, find=holes._find):
+    found = find(*arguments)
+    arguments[5].flush()  # the intermediate file still fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return found
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit, folder = int(sys.argv[1]), Path(sys.argv[2])
+holes._find = find_then_limit
+try:
+    holes.write_classes(folder / "scene.tif", holes.HoleSources(), folder / "c.tif", progress=False)
+except OutputError as error:
+    print(error)
+"""
+
+
 def open_dataset(path: Path) -> Any:
     import rasterio
 
@@ -179,6 +203,18 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write_classes(scene, HoleSources(), tmp_path / "file" / "classes.tif", progress=False)
+
+
+@pytest.mark.parametrize("bytes_on_disk", [100, 5_000, 12_000, 40_000])
+def test_a_full_disk(bytes_on_disk: int, tmp_path: Path) -> None:
+    """Also where only what is written last does not fit, of which GDAL says nothing."""
+    band = ground((300, 300)) * (np.random.default_rng(1).random((300, 300)) < 0.5)
+    save(tmp_path / "scene.tif", band.astype(np.uint8), nodata=0, crs=None)
+    command = [sys.executable, "-W", "ignore", "-c", WITH_LITTLE_DISK, str(bytes_on_disk), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    fits = bytes_on_disk == 40_000
+    assert ("c.tif: cannot be written (" in done.stdout) != fits
+    assert (tmp_path / "c.tif").exists() == fits
 
 
 @pytest.mark.parametrize(
