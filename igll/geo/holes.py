@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -142,8 +143,8 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
     - With ``dilate``, KNOWN pixels near a HOLE or GAP become HOLE, as what was measured at a cloud's or
       gap's rim is not to be trusted; GAP stays GAP and VOID stays VOID.
 
-    Memory does not grow with the scene but for its width; beside ``out`` an intermediate raster of its
-    size is kept for the while.
+    Memory does not grow with the scene but for its width. For the while, a nameless file of one byte per
+    pixel lies in the folder of ``out``.
 
     Args:
         scene: The raster, georeferenced or not.
@@ -164,8 +165,7 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
         bands = sources.bands(dataset)
         markers = _open_markers(stack, dataset, scene, sources, bands)
         temporary = stack.enter_context(replacing(out))
-        raw = temporary.with_name(f"{temporary.stem}.raw{temporary.suffix}")
-        stack.callback(raw.unlink, missing_ok=True)
+        raw = stack.enter_context(TemporaryFile(dir=temporary.parent))
         total = 2 * len(list(strips(*dataset.shape)))
         bar = stack.enter_context(tqdm(total=total, desc="find holes", unit="strip", disable=not progress))
         footprint = _find(dataset, scene, sources, bands, markers, raw, bar)
@@ -230,10 +230,10 @@ def _find(
     sources: HoleSources,
     bands: tuple[int, ...],
     markers: list[Marker],
-    raw: Path,
+    raw: IO[bytes],
     bar: tqdm[Any],
 ) -> Footprint | None:
-    """Write the classes as the sources give them, without collar and dilation.
+    """Write the classes as the sources give them, row by row, without collar and dilation.
 
     Returns:
         The hull beyond which a gap is void, None if all are to be filled or none.
@@ -241,32 +241,33 @@ def _find(
     keeps_collar = sources.fills_nodata and sources.collar == "keep"
     footprint = Footprint(*dataset.shape) if keeps_collar else None
     lacking = PixelClass.GAP if sources.fills_nodata else PixelClass.VOID
-    with _class_raster(raw, dataset) as target:
-        for strip in strips(*dataset.shape):
-            classes = np.empty((strip.height, strip.width), dtype=np.uint8)
-            for area in pieces(dataset, strip):
-                with reading(scene):
-                    missing: BoolArray = np.any(missing_in_bands(dataset, bands, area), axis=0)
-                if footprint is not None:
-                    footprint.add(np.logical_not(missing), area)
-                part = np.where(missing, np.uint8(lacking), np.uint8(PixelClass.KNOWN))
-                for marked in markers:
-                    part[marked(area)] = PixelClass.HOLE
-                classes[area.within(strip)] = part
-            target.write(classes, 1, window=strip.window)
-            bar.update()
+    for strip in strips(*dataset.shape):
+        classes = np.empty((strip.height, strip.width), dtype=np.uint8)
+        for area in pieces(dataset, strip):
+            with reading(scene):
+                missing: BoolArray = np.any(missing_in_bands(dataset, bands, area), axis=0)
+            if footprint is not None:
+                footprint.add(np.logical_not(missing), area)
+            part = np.where(missing, np.uint8(lacking), np.uint8(PixelClass.KNOWN))
+            for marked in markers:
+                part[marked(area)] = PixelClass.HOLE
+            classes[area.within(strip)] = part
+        raw.write(classes.tobytes())
+        bar.update()
     return footprint
 
 
 def _finish(
-    dataset: Any, raw: Path, footprint: Footprint | None, dilate: int, out: Path, bar: tqdm[Any]
+    dataset: Any, raw: IO[bytes], footprint: Footprint | None, dilate: int, out: Path, bar: tqdm[Any]
 ) -> ClassCounts:
     """Write the final classes from the raw ones: collar, then dilation."""
     counts = np.zeros(len(PixelClass), dtype=np.int64)
-    with open_raster(raw) as source, _class_raster(out, dataset) as target:
+    with _class_raster(out, dataset) as target:
         for strip in strips(*dataset.shape):
             wide = strip.grown(dilate, *dataset.shape)
-            classes = source.read(1, window=wide.window)
+            raw.seek(wide.top * wide.width)
+            content = bytearray(raw.read(wide.height * wide.width))
+            classes = np.frombuffer(content, dtype=np.uint8).reshape(wide.height, wide.width)
             if footprint is not None and (classes == PixelClass.GAP).any():
                 classes[(classes == PixelClass.GAP) & ~footprint.inside(wide)] = PixelClass.VOID
             if dilate:
@@ -274,7 +275,21 @@ def _finish(
             target.write(classes, 1, window=strip.window)
             counts += np.bincount(classes.ravel(), minlength=len(PixelClass))
             bar.update()
+    _check_written(out, counts)
     return ClassCounts(**{kind.name.lower(): int(counts[kind]) for kind in PixelClass})
+
+
+def _check_written(path: Path, counts: npt.NDArray[np.int64]) -> None:
+    """Read a class raster once more: GDAL keeps quiet about what it could not write when it was closed."""
+    try:
+        with open_raster(path) as dataset:
+            for strip in strips(*dataset.shape):
+                classes = dataset.read(1, window=strip.window)
+                counts = counts - np.bincount(classes.ravel(), minlength=len(PixelClass))
+    except InputError as error:
+        raise OSError("it does not open again; is the disk full?") from error
+    if counts.any():
+        raise OSError("it does not read back as written; is the disk full?")
 
 
 def _grown(classes: ClassArray, rows: slice, pixels: int) -> ClassArray:

@@ -12,6 +12,8 @@ from igll.geo.holes import HoleSources, write_classes
 from igll.geo.pixel_class import PixelClass
 from tests.geo.rasters import blobs, ground, load, save
 
+pytest.importorskip("rasterio")
+
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
 

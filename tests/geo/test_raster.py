@@ -13,6 +13,8 @@ from igll.geo import raster
 from igll.geo.raster import Area, open_raster, pieces, reading, strips
 from tests.geo.rasters import ground, save
 
+pytest.importorskip("rasterio")
+
 
 def test_a_plain_picture_opens_without_a_warning(tmp_path: Path) -> None:
     Image.fromarray(ground((20, 30))).save(tmp_path / "a.png")
