@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,18 +15,20 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from igll.errors import InputError
+from igll.geo.box import Box, stored_blocks, strips
 from igll.geo.clouds import CloudRule
 from igll.geo.footprint import Footprint
+from igll.geo.gdal_session import gdal_session
 from igll.geo.grid import aligned
 from igll.geo.mask_files import VECTOR_SUFFIXES, RasterMask, VectorMask
-from igll.geo.own_account import BoolArray, data_bands, missing_in_bands
+from igll.geo.missing_values import BoolArray, data_bands, missing_values
 from igll.geo.pixel_class import PixelClass
 from igll.geo.quality import QualityFlags, parse_quality_flags
-from igll.geo.raster import CACHE_BYTES, Area, open_raster, pieces, reading, strips
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.storage import replacing
 
 ClassArray = npt.NDArray[np.uint8]
-Marker = Callable[[Area], BoolArray]
+Marker = Callable[[Box], BoolArray]
 
 LARGEST_DILATION = 512
 _TILE = 512
@@ -137,7 +138,7 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
     """Write what is known, to be filled and to be left of a scene, as values of ``PixelClass``.
 
     - A pixel that a mask, quality flag or the cloud rule marks is HOLE, whatever the raster says of it.
-    - A pixel that lacks a value in one data band or more (see ``missing_in_bands``) is else GAP if such
+    - A pixel that lacks a value in one data band or more (see ``missing_values``) is else GAP if such
       pixels are filled; with ``collar="keep"`` it is VOID if it lies outside the convex hull of the pixels
       complete in all bands. If they are not filled it is VOID.
     - With ``dilate``, KNOWN pixels near a HOLE or GAP become HOLE, as what was measured at a cloud's or
@@ -158,10 +159,8 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
         OutputError: ``out`` cannot be written.
     """
     with ExitStack() as stack:
+        stack.enter_context(gdal_session())
         dataset = stack.enter_context(open_raster(scene))
-        from rasterio import Env
-
-        stack.enter_context(Env(GDAL_CACHEMAX=CACHE_BYTES))
         bands = sources.bands(dataset)
         markers = _open_markers(stack, dataset, scene, sources, bands)
         temporary = stack.enter_context(replacing(out))
@@ -201,9 +200,9 @@ def _quality_marker(stack: ExitStack, dataset: Any, scene: Path, sources: HoleSo
     if band is not None:
         _check_integers(scene, dataset.dtypes[band - 1])
 
-        def marked_in_scene(area: Area) -> BoolArray:
+        def marked_in_scene(box: Box) -> BoolArray:
             with reading(scene):
-                return flags.marked(dataset.read(band, window=area.window))
+                return flags.marked(dataset.read(band, window=box.window()))
 
         return marked_in_scene
     # A product may declare a flag's value as nodata ("fill"), which a user can ask for.
@@ -212,8 +211,8 @@ def _quality_marker(stack: ExitStack, dataset: Any, scene: Path, sources: HoleSo
         raise InputError(f"{raster.path}: a quality raster has one band and this has {len(raster.bands)}")
     _check_integers(raster.path, raster.source.dtypes[0])
 
-    def marked_in_file(area: Area) -> BoolArray:
-        values, valid = raster.read(area)
+    def marked_in_file(box: Box) -> BoolArray:
+        values, valid = raster.read(box)
         return flags.marked(values[0]) & valid[0]
 
     return marked_in_file
@@ -243,15 +242,15 @@ def _find(
     lacking = PixelClass.GAP if sources.fills_nodata else PixelClass.VOID
     for strip in strips(*dataset.shape):
         classes = np.empty((strip.height, strip.width), dtype=np.uint8)
-        for area in pieces(dataset, strip):
+        for box in stored_blocks(dataset, strip):
             with reading(scene):
-                missing: BoolArray = np.any(missing_in_bands(dataset, bands, area), axis=0)
+                missing: BoolArray = np.any(missing_values(dataset, bands, box), axis=0)
             if footprint is not None:
-                footprint.add(np.logical_not(missing), area)
+                footprint.add(np.logical_not(missing), box)
             part = np.where(missing, np.uint8(lacking), np.uint8(PixelClass.KNOWN))
             for marked in markers:
-                part[marked(area)] = PixelClass.HOLE
-            classes[area.within(strip)] = part
+                part[marked(box)] = PixelClass.HOLE
+            classes[box.within(strip)] = part
         raw.write(classes.tobytes())
         bar.update()
     return footprint
@@ -271,8 +270,8 @@ def _finish(
             if footprint is not None and (classes == PixelClass.GAP).any():
                 classes[(classes == PixelClass.GAP) & ~footprint.inside(wide)] = PixelClass.VOID
             if dilate:
-                classes = _grown(classes, strip.within(wide)[0], dilate)
-            target.write(classes, 1, window=strip.window)
+                classes = _grown(classes, strip.within(wide)[1], dilate)
+            target.write(classes, 1, window=strip.window())
             counts += np.bincount(classes.ravel(), minlength=len(PixelClass))
             bar.update()
     _check_written(out, counts)
@@ -284,7 +283,7 @@ def _check_written(path: Path, counts: npt.NDArray[np.int64]) -> None:
     try:
         with open_raster(path) as dataset:
             for strip in strips(*dataset.shape):
-                classes = dataset.read(1, window=strip.window)
+                classes = dataset.read(1, window=strip.window())
                 counts = counts - np.bincount(classes.ravel(), minlength=len(PixelClass))
     except InputError as error:
         raise OSError("it does not open again; is the disk full?") from error
@@ -307,28 +306,20 @@ def _grown(classes: ClassArray, rows: slice, pixels: int) -> ClassArray:
     return grown
 
 
-@contextmanager
-def _class_raster(path: Path, scene: Any) -> Iterator[Any]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        target = rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            dtype="uint8",
-            count=1,
-            width=scene.width,
-            height=scene.height,
-            crs=scene.crs,
-            transform=scene.transform,
-            tiled=True,
-            blockxsize=_TILE,
-            blockysize=_TILE,
-            compress="deflate",
-            bigtiff="if_safer",
-        )
-    with target:
-        yield target
+def _class_raster(path: Path, scene: Any) -> Any:
+    return open_quietly(
+        path,
+        "w",
+        driver="GTiff",
+        dtype="uint8",
+        count=1,
+        width=scene.width,
+        height=scene.height,
+        crs=scene.crs,
+        transform=scene.transform,
+        tiled=True,
+        blockxsize=_TILE,
+        blockysize=_TILE,
+        compress="deflate",
+        bigtiff="if_safer",
+    )

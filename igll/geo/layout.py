@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from igll.geo.gdal_session import open_quietly
 from igll.geo.missing_values import alpha_bands
+from igll.geo.raster import open_quietly
 
 # Codecs that give back every bit of every number; LERC, WEBP and JPEG XL can lose NaN payloads or colours.
 _LOSSLESS = ("LZW", "DEFLATE", "PACKBITS", "ZSTD", "LZMA", "CCITTRLE", "CCITTFAX3", "CCITTFAX4")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from igll.geo.box import Box, blocks
 from igll.geo.pixel_class import PixelClass
-from igll.geo.raster import open_raster, reading
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.storage import replacing
 
 FACTOR = 4
@@ -87,10 +87,8 @@ def new_raster(path: Path, size: tuple[int, int], count: int, dtype: str) -> Any
         count: Number of bands.
         dtype: Of all bands.
     """
-    import rasterio
-
     height, width = size
-    return rasterio.open(
+    return open_quietly(
         path, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype,
         tiled=True, blockxsize=256, blockysize=256, interleave="pixel", bigtiff="IF_SAFER",
     )  # fmt: skip

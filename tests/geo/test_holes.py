@@ -12,7 +12,7 @@ from scipy import ndimage, signal
 from igll.errors import InputError, OutputError
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.pixel_class import PixelClass
-from tests.geo.rasters import UTM, WEST, blobs, grid, ground, load, save
+from tests.geo.grounds import UTM, WEST, blobs, grid, ground, load, write_raster
 from tests.geo.test_footprint import hull_by_shapely
 
 pytest.importorskip("rasterio")
@@ -42,7 +42,7 @@ def collar_scene(tmp_path: Path, **options: Any) -> tuple[Path, np.ndarray, np.n
     bands[0, blobs(SHAPE, 1, 0.05)] = 0
     bands[1, blobs(SHAPE, 2, 0.05)] = 0
     complete = (bands != 0).all(axis=0)
-    return save(tmp_path / "scene.tif", bands, nodata=0, **options), ~complete, complete
+    return write_raster(tmp_path / "scene.tif", bands, nodata=0, **options), ~complete, complete
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -68,8 +68,8 @@ class TestClasses:
         mask, quality = blobs(SHAPE, 7), blobs(SHAPE, 8)
         found = classes(
             scene,
-            masks=save(tmp_path / "mask.tif", mask.astype(np.uint8)),
-            quality=str(save(tmp_path / "quality.tif", quality.astype(np.uint16) * 24)),
+            masks=write_raster(tmp_path / "mask.tif", mask.astype(np.uint8)),
+            quality=str(write_raster(tmp_path / "quality.tif", quality.astype(np.uint16) * 24)),
             quality_flags="landsat-c2:cloud",
             nodata=nodata,
         )
@@ -82,7 +82,7 @@ class TestClasses:
     def test_dilation_equals_that_of_the_whole(self, pixels: int, tmp_path: Path) -> None:
         """By a disc, over strips and swaths, into known pixels only."""
         scene, _, _ = collar_scene(tmp_path)
-        mask = save(tmp_path / "mask.tif", blobs(SHAPE, 7, 0.02).astype(np.uint8))
+        mask = write_raster(tmp_path / "mask.tif", blobs(SHAPE, 7, 0.02).astype(np.uint8))
         sources = {"masks": mask, "nodata": True}
         before = classes(scene, **sources)
         y, x = np.mgrid[-pixels : pixels + 1, -pixels : pixels + 1]
@@ -101,7 +101,7 @@ class TestClasses:
         cloud = blobs(SHAPE, 1)
         bands[1] = np.where(cloud, 8, 0)
         bands[2, blobs(SHAPE, 2)] = 0
-        scene = save(tmp_path / "scene.tif", bands, nodata=0)
+        scene = write_raster(tmp_path / "scene.tif", bands, nodata=0)
         found = classes(scene, quality="band:2", quality_flags="bits:3", nodata=True, collar="fill")
         assert (found == np.where(cloud, HOLE, np.where(bands[2] == 0, GAP, KNOWN))).all()
         with open_dataset(scene) as dataset:
@@ -109,10 +109,10 @@ class TestClasses:
 
     def test_quality_of_half_the_resolution(self, tmp_path: Path) -> None:
         """Declared nodata is a flag like any other; outside the raster nothing is marked."""
-        scene = save(tmp_path / "scene.tif", ground(SHAPE))
+        scene = write_raster(tmp_path / "scene.tif", ground(SHAPE))
         labels = np.random.default_rng(0).integers(0, 12, size=(75, 90)).astype(np.uint8)
         place = grid(WEST, pixel=20.0)
-        quality = save(tmp_path / "scl.tif", labels, transform=place, nodata=0)
+        quality = write_raster(tmp_path / "scl.tif", labels, transform=place, nodata=0)
         flags = "sentinel2-scl:nodata,cloud"
         expected = np.zeros(SHAPE, dtype=bool)
         expected[:, :180] = np.isin(labels, (0, 8, 9)).repeat(2, axis=0).repeat(2, axis=1)
@@ -123,7 +123,7 @@ class TestClasses:
         band = ground(SHAPE, dtype="float64")
         holes = blobs(SHAPE, 1)
         band[holes] = np.nan
-        scene = save(tmp_path / "scene.tif", band, crs=None, transform=None)
+        scene = write_raster(tmp_path / "scene.tif", band, crs=None, transform=None)
         assert (classes(scene, collar="fill") == np.where(holes, GAP, KNOWN)).all()
 
 
@@ -159,7 +159,7 @@ def test_the_file_beside_the_scene(tmp_path: Path) -> None:
     """Larger than a tile either way, so that tiles at the borders are cut."""
     band = ground((600, 1100))
     band[500:530, 100:900] = 0
-    scene = save(tmp_path / "scene.tif", band, nodata=0)
+    scene = write_raster(tmp_path / "scene.tif", band, nodata=0)
     found = classes(scene, dilate=2)
     expected = ndimage.distance_transform_edt(band != 0) <= 2
     assert (found == np.where(band == 0, GAP, np.where(expected, HOLE, KNOWN))).all()
@@ -172,7 +172,7 @@ def test_the_file_beside_the_scene(tmp_path: Path) -> None:
 
 
 def test_nothing_missing_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    scene = save(tmp_path / "scene.tif", ground(SHAPE))
+    scene = write_raster(tmp_path / "scene.tif", ground(SHAPE))
     counts = write_classes(scene, HoleSources(), tmp_path / "classes.tif")
     assert counts == ClassCounts(known=SHAPE[0] * SHAPE[1], hole=0, gap=0, void=0)
     assert "find holes" in capfd.readouterr().err
@@ -180,7 +180,7 @@ def test_nothing_missing_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("collar", ["keep", "fill"])
 def test_everything_missing(collar: str, tmp_path: Path) -> None:
-    scene = save(tmp_path / "scene.tif", np.zeros(SHAPE, dtype=np.uint8), nodata=0)
+    scene = write_raster(tmp_path / "scene.tif", np.zeros(SHAPE, dtype=np.uint8), nodata=0)
     with pytest.raises(InputError, match="every pixel is missing, so nothing is known to fill from"):
         classes(scene, collar=collar)
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
@@ -190,7 +190,7 @@ def test_everything_missing(collar: str, tmp_path: Path) -> None:
 def test_a_file_cut_short_leaves_nothing_behind(which: str, tmp_path: Path) -> None:
     """The one that is damaged is named."""
     values = {"scene": ground((300, 400)), "mask": blobs((300, 400), 1) * ground((300, 400))}
-    paths = {name: save(tmp_path / f"{name}.tif", band, nodata=0) for name, band in values.items()}
+    paths = {name: write_raster(tmp_path / f"{name}.tif", band, nodata=0) for name, band in values.items()}
     paths[which].write_bytes(paths[which].read_bytes()[:-60_000])
     with pytest.raises(InputError, match="damaged or cut short") as error:
         classes(paths["scene"], masks=paths["mask"])
@@ -199,7 +199,7 @@ def test_a_file_cut_short_leaves_nothing_behind(which: str, tmp_path: Path) -> N
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    scene = save(tmp_path / "scene.tif", ground(SHAPE))
+    scene = write_raster(tmp_path / "scene.tif", ground(SHAPE))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write_classes(scene, HoleSources(), tmp_path / "file" / "classes.tif", progress=False)
@@ -209,7 +209,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_a_full_disk(bytes_on_disk: int, tmp_path: Path) -> None:
     """Also where only what is written last does not fit, of which GDAL says nothing."""
     band = ground((300, 300)) * (np.random.default_rng(1).random((300, 300)) < 0.5)
-    save(tmp_path / "scene.tif", band.astype(np.uint8), nodata=0, crs=None)
+    write_raster(tmp_path / "scene.tif", band.astype(np.uint8), nodata=0, crs=None)
     command = [sys.executable, "-W", "ignore", "-c", WITH_LITTLE_DISK, str(bytes_on_disk), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     fits = bytes_on_disk == 40_000
@@ -251,14 +251,14 @@ def test_mistakes_that_the_files_tell(
     sources: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scene = save(tmp_path / "scene.tif", ground((2, *SHAPE)))
-    save(tmp_path / "float.tif", ground(SHAPE, dtype="float32"))
+    scene = write_raster(tmp_path / "scene.tif", ground((2, *SHAPE)))
+    write_raster(tmp_path / "float.tif", ground(SHAPE, dtype="float32"))
     with pytest.raises(InputError, match=message):
         classes(scene, **sources)
 
 
 def test_a_scene_of_quality_alone(tmp_path: Path) -> None:
-    scene = save(tmp_path / "scene.tif", ground(SHAPE))
+    scene = write_raster(tmp_path / "scene.tif", ground(SHAPE))
     with pytest.raises(InputError, match="no band holds measurements"):
         classes(scene, quality="band:1", quality_flags="bits:3")
 

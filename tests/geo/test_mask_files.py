@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from PIL import Image
 
 from igll.data.files import read_mask
 from igll.errors import InputError
+from igll.geo.grid import placed
 from igll.geo.holes import HoleSources, write_classes
 from igll.geo.pixel_class import PixelClass
-from tests.geo.rasters import NORTH, PIXEL, UTM, WEST, blobs, grid, ground, load, save
+from tests.geo.grounds import NORTH, PIXEL, UTM, WEST, blobs, grid, ground, load, write_raster
 
 pytest.importorskip("rasterio")
 pytestmark = pytest.mark.usefixtures("small_pieces")
@@ -23,7 +25,7 @@ SHAPE = (150, 210)
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    return save(tmp_path / "scene.tif", ground((2, *SHAPE)))
+    return write_raster(tmp_path / "scene.tif", ground((2, *SHAPE)))
 
 
 def holes(scene: Path, **sources: Any) -> np.ndarray:
@@ -39,7 +41,7 @@ def nearest(mask: np.ndarray, mask_grid: Any, mask_crs: str) -> tuple[np.ndarray
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
     x, y = WEST + columns.ravel() * PIXEL, NORTH - rows.ravel() * PIXEL
     x, y = (np.array(v) for v in transform(UTM, mask_crs, x, y))
-    column, row = (np.floor(v).astype(int) for v in ~mask_grid * (x, y))
+    column, row = (np.floor(v).astype(int) for v in placed(~mask_grid, x, y))
     reaches = (row >= 0) & (row < mask.shape[0]) & (column >= 0) & (column < mask.shape[1])
     values = mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
     return values.reshape(SHAPE), reaches.reshape(SHAPE)
@@ -65,9 +67,11 @@ def test_pictures_are_read_as_other_masks_are(hole: str, kind: str, scene: Path,
 def test_default_is_nonzero_in_any_band_but_alpha(scene: Path, tmp_path: Path) -> None:
     bands = np.zeros((4, *SHAPE), dtype=np.uint8)
     bands[0, 3:9, 70:90], bands[2, 60:70, 5:80], bands[3, :100] = 1, 2, 255
-    path = save(tmp_path / "mask.tif", bands, photometric="RGB", alpha="yes")
+    path = write_raster(tmp_path / "mask.tif", bands, photometric="RGB", alpha="yes")
     assert (holes(scene, masks=path) == bands[:3].any(axis=0)).all()
-    moved = save(tmp_path / "moved.tif", bands, transform=grid(WEST + 50), photometric="RGB", alpha="yes")
+    moved = write_raster(
+        tmp_path / "moved.tif", bands, transform=grid(WEST + 50), photometric="RGB", alpha="yes"
+    )
     expected = np.zeros(SHAPE, dtype=bool)
     expected[:, 5:] = bands[:3].any(axis=0)[:, :-5]
     assert (holes(scene, masks=moved) == expected).all()
@@ -97,7 +101,7 @@ def test_another_grid(
     """Each pixel takes the mask's value at its centre; where there is no mask nothing is marked."""
     mask = np.where(blobs(shape, 5, 0.4), 255, 0).astype(np.uint8)
     place = grid(west, north, pixel)
-    path = save(tmp_path / "mask.tif", mask, crs=crs, transform=place)
+    path = write_raster(tmp_path / "mask.tif", mask, crs=crs, transform=place)
     values, reaches = nearest(mask, place, crs)
     expected = (values != 0 if hole == "nonzero" else values == 0) & reaches
     assert 0.05 < expected.mean() < 0.95
@@ -110,7 +114,7 @@ def test_another_grid(
 def test_nodata_of_a_mask_marks_nothing(west: float, scene: Path, tmp_path: Path) -> None:
     mask = np.where(blobs(SHAPE, 1), 1, 0).astype(np.uint8)
     mask[blobs(SHAPE, 2)] = 9
-    path = save(tmp_path / "mask.tif", mask, nodata=9, transform=grid(west))
+    path = write_raster(tmp_path / "mask.tif", mask, nodata=9, transform=grid(west))
     values, reaches = nearest(mask, grid(west), UTM)
     assert (holes(scene, masks=path) == ((values == 1) & reaches)).all()
     assert (holes(scene, masks=path, hole="black") == ((values == 0) & reaches)).all()
@@ -135,7 +139,9 @@ def test_mistakes_with_mask_rasters(
     options = dict(options)
     dtype, scale, cut = options.pop("dtype", "uint8"), options.pop("scale", 255), options.pop("cut", 0)
     mask = np.where(blobs(SHAPE, 1), scale, 0).astype(dtype)[cut:]
-    path = save(tmp_path / "mask.tif", np.repeat(mask[None], options.pop("count", 1), axis=0), **options)
+    path = write_raster(
+        tmp_path / "mask.tif", np.repeat(mask[None], options.pop("count", 1), axis=0), **options
+    )
     with pytest.raises(InputError, match=message) as error:
         holes(scene, masks=path, **sources)
     assert str(error.value).startswith(f"{path}: ")
@@ -199,7 +205,9 @@ def test_other_vector_files_with_and_without_crs(
     path = tmp_path / f"clouds{suffix}"
     box = shapely.box(WEST + 600, NORTH - 700, WEST + 900, NORTH - 640)
     geometry = np.array([shapely.to_wkb(box)], dtype=object)
-    pyogrio.raw.write(path, geometry, field_data=[], fields=[], geometry_type="Polygon", crs=crs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(path, geometry, field_data=[], fields=[], geometry_type="Polygon", crs=crs)
     expected = np.zeros(SHAPE, dtype=bool)
     expected[64:70, 60:90] = True
     assert (holes(scene, masks=path) == expected).all()
@@ -212,7 +220,7 @@ def test_mistakes_with_vector_files(scene: Path, tmp_path: Path, monkeypatch: py
     inside = save_geojson(tmp_path / "inside.geojson", [polygon([3, 9, 9], [3, 3, 9])])
     damaged = tmp_path / "damaged.geojson"
     damaged.write_text("{ no")
-    plain = save(tmp_path / "plain.tif", ground(SHAPE), crs=None)
+    plain = write_raster(tmp_path / "plain.tif", ground(SHAPE), crs=None)
     for where, path, message in (
         (scene, far, r"no shape lies in the scene \(EPSG:32618\)"),
         (scene, empty, "no shape lies in the scene"),
