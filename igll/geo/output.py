@@ -151,28 +151,36 @@ def filled_copy(
         job = Scene(scene, source, classes, class_raster, _bands_to_fill(scene, source, bands))
         _copy(job, work, out, errors)
         copied_size = work.stat().st_size
-        with errors.writing():
-            target = open_quietly(work, "r+", driver="GTiff")
-        try:
-            with errors.writing():
-                copy_domains(target, source)
-            filled = FilledCopy(job, target, errors)
+        with _opened(job, work, tags, errors) as filled:
             yield filled
-            with errors.writing():
-                drop_statistics(target, source, sorted(filled.touched_bands))
-                target.update_tags(**tags)
-        except BaseException:
-            with suppress(Exception):  # what failed before matters
-                target.close()
-            raise
         with errors.writing():
-            target.close()
             result = _arrange(source, work, arranged, cog, copied_size)
             drop_needless_side_file(result)
             fault = find_fault(job, result, tags, progress)
         if fault:
             raise errors.failure(f"not kept, {fault}")
         publish(result, out)
+
+
+@contextmanager
+def _opened(job: Scene, work: Path, tags: Mapping[str, str], errors: WriteErrors) -> Iterator[FilledCopy]:
+    """A copy opened to be filled; at the end it says so in its tags, and no more what is stale."""
+    with errors.writing():
+        target = open_quietly(work, "r+", driver="GTiff")
+    try:
+        with errors.writing():
+            copy_domains(target, job.dataset)
+        filled = FilledCopy(job, target, errors)
+        yield filled
+        with errors.writing():
+            drop_statistics(target, job.dataset, sorted(filled.touched_bands))
+            target.update_tags(**tags)
+    except BaseException:
+        with suppress(Exception):  # what failed before matters
+            target.close()
+        raise
+    with errors.writing():
+        target.close()
 
 
 def write_fill_mask(classes: Path, out: Path, tags: Mapping[str, str]) -> None:
