@@ -3,7 +3,8 @@
 Usage: python scripts/scene_scores.py SCENE.tif … --out runs/scenes [--checkpoint NAME=FILE …]
        [--method NAME …] [--reference OTHER.tif] [--kinds cloud slc_off] [--ratio 0.1] [--seed 0] [--tile 512]
 
-Every model fills the same holes through the same steps as igll-infer; a reference is also pasted as it is. Writes scores.json, scores.md and
+Every model fills the same holes through the same steps as igll-infer; a reference is also pasted as it is.
+Writes scores.json, scores.md and
 scores.png, and keeps the filled scenes.
 """
 
