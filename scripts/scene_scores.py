@@ -3,7 +3,8 @@
 Usage: python scripts/scene_scores.py SCENE.tif … --out runs/scenes [--checkpoint NAME=FILE …]
        [--method NAME …] [--reference OTHER.tif] [--kinds cloud slc_off] [--ratio 0.1] [--seed 0] [--tile 512]
 
-Every model fills the same holes through the same steps as igll-infer. Writes scores.json, scores.md and
+Every model fills the same holes through the same steps as igll-infer; a reference is also pasted as it is.
+Writes scores.json, scores.md and
 scores.png, and keeps the filled scenes.
 """
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> int:
         from igll.baselines import CLASSICAL, CLASSICAL_TITLES
         from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
+        from igll.engine.pasted import PastedReference
         from igll.engine.scene import SceneOptions
         from igll.engine.scene_scores import ScoreRequest, score_scenes
         from igll.errors import InputError
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             if name not in CLASSICAL:
                 raise InputError(f"--method {name}: choose one of {', '.join(CLASSICAL)}")
             fillers[CLASSICAL_TITLES[name]] = MethodFiller(name)
+        if options.reference:
+            fillers["reference pasted"] = PastedReference()
         if not fillers:
             raise InputError("nothing to measure; name a --checkpoint or a --method")
         request = ScoreRequest(

@@ -6,6 +6,7 @@ bit by bit, and only then given its name.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from igll.errors import InputError, OutputError
 from igll.geo.box import Box, stored_blocks
 from igll.geo.gdal_session import WriteErrors, gdal_session
-from igll.geo.layout import cog_options, geotiff_options, is_cog, nbits, overview_resampling
+from igll.geo.layout import cog_options, geotiff_options, is_cog, is_kept_as_it_is, nbits, overview_resampling
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
 from igll.geo.missing_values import alpha_bands, data_bands, has_mask, nodata_of
 from igll.geo.pixel_class import PixelClass
@@ -293,7 +294,10 @@ def _copy(job: Scene, work: Path, out: Path, errors: WriteErrors) -> None:
 
     try:
         with errors.writing():
-            copy(job.dataset, work, driver="GTiff", **geotiff_options(job.dataset))
+            if is_kept_as_it_is(job.dataset):
+                shutil.copyfile(job.path, work)
+            else:
+                copy(job.dataset, work, driver="GTiff", **geotiff_options(job.dataset))
     except OutputError:
         with reading(job.path):  # a source cut short is the likelier cause and names itself
             for box in stored_blocks(job.dataset):

@@ -26,11 +26,13 @@ def write_raster(path: Path, values: np.ndarray, **options: Any) -> Path:
 
     values_CHW = values if values.ndim == 3 else values[None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    keys = {"crs": UTM, "transform": grid(), "tiled": True, "blockxsize": 64, "blockysize": 64} | options
+    keys: dict[str, Any] = {
+        "driver": "GTiff", "crs": UTM, "transform": grid(), "tiled": True, "blockxsize": 64, "blockysize": 64,
+    } | options  # fmt: skip
     mask_HW = keys.pop("mask", None)
     count, height, width = values_CHW.shape
     shape = {"count": count, "height": height, "width": width}
-    with open_quietly(path, "w", driver="GTiff", dtype=values_CHW.dtype, **shape, **keys) as target:
+    with open_quietly(path, "w", dtype=values_CHW.dtype, **shape, **keys) as target:
         target.write(values_CHW)
         if mask_HW is not None:
             target.write_mask(mask_HW)

@@ -309,6 +309,14 @@ def test_a_combination_of_values_that_means_none_is_avoided(tmp_path: Path):
         assert (raster.read()[:, HOLE[0], HOLE[1]] == 8).all() and (raster.dataset_mask()[HOLE] == 255).all()
 
 
+@pytest.mark.parametrize("rows", [1, 2500])
+def test_a_high_image_in_strips_of_a_row_or_a_single_one(tmp_path: Path, rows: int):
+    """GDAL presents both row by row, and does not write to a single strip of more than 2,000 rows."""
+    data = np.random.default_rng(0).integers(1, 255, (2, 2500, WIDTH), dtype=np.uint8)
+    scene = write_described(tmp_path / "scene.tif", data, bare=True, compress="deflate", blockysize=rows)
+    check_filled(scene, fill(scene, tmp_path / "out.tif"), 7)
+
+
 def test_a_jpeg2000_becomes_geotiff(tmp_path: Path):
     plain = write_described(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
     scene = tmp_path / "scene.jp2"

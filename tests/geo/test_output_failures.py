@@ -254,7 +254,7 @@ def filled_size(paths: tuple[Path, Path, Path], cog: str) -> int:
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch):
     paths = prepare(tmp_path, pixels("uint8"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
-    monkeypatch.setattr("rasterio.shutil.copy", lambda *_, **__: Path(tmp_path / "no" / "file").read_bytes())
+    monkeypatch.setattr("shutil.copyfile", lambda *_, **__: Path(tmp_path / "no" / "file").read_bytes())
     with (
         pytest.raises(OutputError, match=r"out\.tif: cannot be written \(disk full\? "),
         filled_copy(*paths, TAGS, progress=False),
