@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igll.data.files import read_mask
-from igll.data.masks import make_mask
+from igll.data.masks import grow_hole, make_mask
 from igll.data.synthetic import render_scene
 from igll.engine.picture_io import Picture, colour_of, read_picture, write_picture
 from igll.errors import InputError
@@ -171,17 +171,6 @@ def painted_hole(layers: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> 
     return hole_HW
 
 
-def grow(hole_HW: BoolArray, radius: int) -> BoolArray:
-    """A hole and all pixels within a distance of it, in pixels from centre to centre."""
-    if radius == 0 or not hole_HW.any():
-        return hole_HW
-    # Imported late: scipy.ndimage takes a while.
-    from scipy.ndimage import distance_transform_edt
-
-    near_HW: BoolArray = distance_transform_edt(~hole_HW) <= radius
-    return near_HW
-
-
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
     """The colours of a picture of 8 bits as RGB without alpha, (H, W, 3)."""
     colour = colour_of(image)
@@ -212,7 +201,7 @@ def fill_upload(method: Method, path: Path, hole: Hole, out: Path) -> Filled:
         hole_HW |= open_mask(hole.mask, picture.image.size)
     if not hole_HW.any():
         raise InputError("no hole yet; paint over what is to be filled, or add a mask file")
-    hole_HW = grow(hole_HW, hole.growth)
+    hole_HW = grow_hole(hole_HW, hole.growth)
     if hole_HW.all():
         raise InputError("the hole covers the whole image, so nothing is known to fill from; make it smaller")
     start = time.perf_counter()
