@@ -131,6 +131,8 @@ def infer_request(options: argparse.Namespace) -> InferRequest:
     images = [*options.images, *images]
     if not images:
         raise InputError("no image named; give an image, a folder of images, or a .txt list of them")
+    if options.hole is not None and options.masks is None:
+        raise InputError(f"--hole {options.hole}: says how to read a mask; name it with --masks")
     if (options.qa is None) != (options.qa_flags is None):
         raise InputError("--qa and --qa-flags belong together: which raster, and what in it is missing")
     sources = HoleSources(

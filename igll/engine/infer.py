@@ -69,13 +69,14 @@ def infer(request: InferRequest) -> int:
             result, a checkpoint that cannot be used, an oracle model without guide.
     """
     every = plan_jobs(request.inputs)
+    _check_pictures(every, request.scenes)
     jobs = every[request.share.number - 1 :: request.share.count]
     inpainter, filler = _model(request)
     make_folder(every[0].out.parent if len(every) == 1 else request.inputs.out)
 
     failures: list[str] = []
     filled = 0
-    with _unwinding_on_sigterm():
+    with _leaving_cleanly(resumable=any(job.scene for job in jobs)):
         for job in tqdm(jobs, desc="images", unit="image", disable=len(jobs) == 1 and jobs[0].scene):
             try:
                 if job.scene:
@@ -93,6 +94,8 @@ def infer(request: InferRequest) -> int:
                 if not _memory_ran_out(error):
                     raise
                 failures.append(f"{job.image}: not enough memory to fill it; {_smaller(job)}")
+                if len(every) == 1:
+                    raise OutputError(failures[0]) from error
     return _report(request.inputs.out, filled, len(jobs), failures)
 
 
@@ -180,9 +183,26 @@ def _report(out: Path, filled: int, total: int, failures: list[str]) -> int:
     return 1
 
 
+def _check_pictures(jobs: Sequence[Job], scenes: SceneOptions) -> None:
+    """Refuse options that would be without effect."""
+    sources = scenes.sources
+    given = {
+        "--clouds": sources.clouds, "--nodata": sources.nodata, "--collar": sources.collar != "keep",
+        "--dilate": sources.dilate, "--cog": scenes.cog, "--stretch": scenes.stretch != "auto",
+    }  # fmt: skip
+    named = ", ".join(name for name, is_given in given.items() if is_given)
+    for job in jobs:
+        if named and not job.scene:
+            raise InputError(f"{job.image}: is filled as a picture, and {named} is for scenes; leave it out")
+
+
 @contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM leave as Ctrl-C does, through the blocks that remove half-written files; exit code 143."""
+def _leaving_cleanly(resumable: bool) -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does, through the blocks that remove half-written files; exit codes 143, 130.
+
+    Args:
+        resumable: Whether to tell that the work goes on if the command is run again.
+    """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(143)
@@ -190,5 +210,10 @@ def _unwinding_on_sigterm() -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        again = "; run the same command again to go on" if resumable else ""
+        sys.stdout.flush()
+        print(f"error: interrupted{again}", file=sys.stderr)
+        raise SystemExit(end.code if isinstance(end, SystemExit) else 130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

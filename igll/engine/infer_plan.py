@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,14 @@ class Share:
         """
         if text is None:
             rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-            return cls(int(rank) + 1, int(world)) if rank.isdigit() and world.isdigit() else cls()
+            if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+                raise InputError(
+                    f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK counts from 0 to below "
+                    "WORLD_SIZE, as torchrun sets them; unset them, or name the part with --shard"
+                )
+            return cls(int(rank) + 1, int(world))
         number, _, count = text.partition("/")
-        if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
             raise InputError(f"--shard {text}: give NUMBER/COUNT, such as 1/8 to 8/8, counted from 1")
         return cls(int(number), int(count))
 
@@ -135,8 +141,11 @@ def is_scene(image: Path) -> bool:
     if importlib.util.find_spec("rasterio") is None:
         return False
     try:
-        with Image.open(image) as picture:
-            return picture.mode not in ("1", "P", "PA")
+        with warnings.catch_warnings():
+            # Large scenes are no danger: Pillow only reads the header here.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(image) as picture:
+                return picture.mode not in ("1", "P", "PA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return True
 
@@ -148,7 +157,10 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
         if path.is_file() and path.suffix.lower() == ".txt":
             found.extend((image.parent, [image]) for image in _listed(path))
         elif path.is_file():
+            _check_suffix(path)
             found.append((path.parent, [path]))
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
         else:
             images = list_images(path, (*IMAGE_SUFFIXES, *SCENE_SUFFIXES))
             found.append((path, _without(images, path, [*inputs.partners, inputs.out])))
@@ -158,7 +170,7 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
 def _listed(path: Path) -> list[Path]:
     """Images that a text file lists; relative paths count from its folder."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of images ({error})") from None
     images = [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -167,7 +179,14 @@ def _listed(path: Path) -> list[Path]:
     for image in images:
         if not image.is_file():
             raise InputError(f"{path}: lists {image}, which is no file; check the path")
+        _check_suffix(image)
     return images
+
+
+def _check_suffix(image: Path) -> None:
+    known = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SCENE_SUFFIXES)))
+    if image.suffix.lower() not in known:
+        raise InputError(f"{image}: its name has the ending of no image; known are {', '.join(known)}")
 
 
 def _without(images: list[Path], root: Path, others: list[Path]) -> list[Path]:
@@ -187,6 +206,8 @@ def _partners(
     """One partner file per image, or None for each."""
     if partners is None:
         return [None] * len(images)
+    if not partners.exists():
+        raise InputError(f"{partners}: no such file or folder of {kind}s; check the path")
     return match_by_stem(images, root, partners, kind, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *suffixes))))
 
 
@@ -204,12 +225,12 @@ def _target(image: Path, root: Path, out: Path, scene: bool) -> Path:
 def _to_one_file(jobs: list[Job], out: Path) -> list[Job]:
     """Take ``out`` for the result itself where it is named like one."""
     suffix = out.suffix.lower()
-    if suffix not in (".tif", ".tiff", ".png") or out.is_dir():
+    if suffix not in (*IMAGE_SUFFIXES, *SCENE_SUFFIXES) or out.is_dir():
         return jobs
     if len(jobs) > 1:
         raise InputError(f"{out}: is named like one image, but there are {len(jobs)}; give a folder as --out")
     (job,) = jobs
-    if (suffix in _TIFF) != (job.out.suffix in _TIFF):
+    if suffix not in (*_TIFF, ".png") or (suffix in _TIFF) != (job.out.suffix in _TIFF):
         raise InputError(f"{out}: the result of {job.image} is written as {job.out.suffix}; name it so")
     return [Job(job.image, out, job.scene, job.mask, job.quality, job.edges, job.reference)]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from igll.engine.fillers import Filler
 from igll.engine.infer_plan import synthetic_path
+from igll.engine.scene_work import work_folder, work_path
 from igll.engine.tiles import TileFiller, TileStore
 from igll.errors import InputError
 from igll.geo.blending import compose
@@ -29,7 +29,8 @@ from igll.geo.box import Box, blocks
 from igll.geo.cells import is_missing, read_cells
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
-from igll.geo.output import filled_copy, is_finished, write_fill_mask
+from igll.geo.mask_files import VECTOR_SUFFIXES
+from igll.geo.output import fillable_bands, filled_copy, is_finished, write_fill_mask
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
@@ -88,21 +89,43 @@ def fill_scene(
 
     Raises:
         InputError: An input cannot be read or does not fit; see the message.
-        OutputError: The result cannot be written, or known pixels of the written file differ.
+        OutputError: The result cannot be written, known pixels of the written file differ, or another
+            process is working on the same result.
     """
     request = _request(scene, options, filler, reference)
     tags = {"IGLL_MODEL": filler.name, "IGLL_REQUEST": request}
-    if is_finished(out, tags) and is_finished(synthetic_path(out), tags):
+    if _is_there(out, tags) and not work_path(out).exists():
         return SceneResult(None, 0)
-    work = _work_folder(out, request)
+    with work_folder(out, request) as work:
+        # Again, as another process may have ended a moment ago.
+        if _is_there(out, tags):
+            return SceneResult(None, 0)
+        return _filled(scene, out, options, filler, reference, work, tags)
+
+
+def _is_there(out: Path, tags: dict[str, str]) -> bool:
+    return is_finished(out, tags) and is_finished(synthetic_path(out), tags)
+
+
+def _filled(
+    scene: Path,
+    out: Path,
+    options: SceneOptions,
+    filler: Filler,
+    reference: Path | None,
+    work: Path,
+    tags: dict[str, str],
+) -> SceneResult:
+    """Find, fill, put together and check, in the work folder; see :func:`fill_scene`."""
     classes = work / "classes.tif"
+    with open_raster(scene) as dataset:
+        # What cannot be filled is refused now, not after the work.
+        level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
     counts = _classes(scene, options.sources, classes, work)
-    tags |= {
+    tags = tags | {
         "IGLL_SYNTHETIC_PIXELS": str(counts.hole + counts.gap),
         "IGLL_NOTE": "filled pixels are plausible, not measured; the mask of the same name marks them",
     }
-    with open_raster(scene) as dataset:
-        level = Level(scene, classes, options.sources.bands(dataset))
     solved = None
     if counts.hole + counts.gap:
         job = _Job(filler, _scaling(level, options, filler, work), options.sizes, work, scene, reference)
@@ -112,7 +135,6 @@ def fill_scene(
             for part, unit_CHW in _parts(level, *solved):
                 copy.write(part.window(), job.scaling.from_unit(unit_CHW))
     write_fill_mask(classes, synthetic_path(out), tags)
-    shutil.rmtree(work)
     return SceneResult(counts, len(solved[0].tiles) if solved else 0)
 
 
@@ -132,7 +154,7 @@ def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
     grid = read_cells(level.classes)
     plan = plan_tiles(grid, job.sizes)
     coarse = None
-    if plan.guided and max(grid.height, grid.width) > job.sizes.tile:
+    if plan.guided and (max(grid.height, grid.width) > job.sizes.tile or _sees_nothing(plan)):
         coarse = _filled_level(job, reduce_level(level, job.work))
     store = TileStore(job.work / f"tiles{level.number}")
     with ExitStack() as stack:
@@ -146,6 +168,13 @@ def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
             if not store.holds(tile):
                 store.put(tile, fill(tile))
     return plan, store
+
+
+def _sees_nothing(plan: Plan) -> bool:
+    """Whether a frame holds no known pixel, as around a hole far inside of what is to stay empty."""
+    frames = [plan.grid.cells(tile.frame) for tile in plan.tiles if tile.guided]
+    known_YX = plan.grid.known_YX
+    return any(not known_YX[box.top : box.bottom, box.left : box.right].any() for box in frames)
 
 
 def _filled_level(job: _Job, level: Level) -> Path:
@@ -188,40 +217,48 @@ def _parts(level: Level, plan: Plan, store: TileStore) -> Iterator[tuple[Box, ND
 
 def _request(scene: Path, options: SceneOptions, filler: Filler, reference: Path | None) -> str:
     """A digest of everything that the result depends on; files count by name, size and time of change."""
-    paths = [scene, options.sources.masks, reference]
-    if options.sources.quality and not options.sources.quality.startswith("band:"):
-        paths.append(Path(options.sources.quality))
-    files: list[Any] = []
-    for path in paths:
-        if path is None:
-            files.append(None)
-            continue
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-        files.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
-    text = json.dumps([_FORMAT, files, asdict(options), filler.fingerprint], default=str, sort_keys=True)
+    sources = options.sources
+    quality = None if sources.quality is None or sources.quality_band else Path(sources.quality)
+    files = [None if path is None else _state(path) for path in (scene, sources.masks, quality, reference)]
+    settings = asdict(options)
+    if sources.quality_band is None:
+        del settings["sources"]["quality"]
+    del settings["sources"]["masks"]
+    text = json.dumps([_FORMAT, files, settings, filler.fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _work_folder(out: Path, request: str) -> Path:
-    """The folder for work in progress; what another request left there is thrown away."""
-    work = out.with_name(f".{out.stem}.igll-work")
-    note = work / "request"
-    if work.is_dir() and not (note.is_file() and note.read_text() == request):
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    with replacing(note) as path:
-        path.write_text(request)
-    return work
+def _state(path: Path) -> list[Any]:
+    """What tells whether a raster or vector file is still the same, with the files that belong to it."""
+    if path.suffix.lower() in VECTOR_SUFFIXES:
+        parts, facts = [path, path.with_suffix(".prj"), path.with_suffix(".shx")], []
+    else:
+        with open_raster(path) as dataset:
+            # Statistics and overviews, which viewers add, change nothing; the rest of .aux.xml is below.
+            parts = [path, *(Path(name) for name in dataset.files if not name.endswith((".aux.xml", ".ovr")))]
+            facts = [
+                [None if value is None else str(value) for value in dataset.nodatavals],
+                [sorted(flag.name for flag in flags) for flags in dataset.mask_flag_enums],
+                [kind.name for kind in dataset.colorinterp],
+                None if dataset.crs is None else dataset.crs.to_wkt(),
+                list(dataset.transform),
+            ]
+    try:
+        states = [
+            [str(part.resolve()), part.stat().st_size, part.stat().st_mtime_ns]
+            for part in dict.fromkeys(parts)
+            if part == path or part.is_file()
+        ]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return [states, facts]
 
 
 def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> ClassCounts:
     """Find the holes, or take what an interrupted run found."""
     note = work / "counts.json"
-    if classes.is_file() and note.is_file():
-        return ClassCounts(**json.loads(note.read_text()))
+    if classes.is_file() and (noted := _noted(note)):
+        return ClassCounts(**noted)
     counts = write_classes(scene, sources, classes)
     with replacing(note) as path:
         path.write_text(json.dumps(asdict(counts)))
@@ -231,9 +268,8 @@ def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> Cl
 def _scaling(level: Level, options: SceneOptions, filler: Filler, work: Path) -> Scaling:
     """The bands' limits; kept, as a resumed run has to use the same."""
     note = work / "scaling.json"
-    if note.is_file():
-        low_C, high_C = json.loads(note.read_text())
-        return Scaling(tuple(low_C), tuple(high_C))
+    if noted := _noted(note):
+        return Scaling(tuple(noted["low_C"]), tuple(noted["high_C"]))
     count = len(level.bands)
     if options.stretch == "full":
         scaling = full_scaling(level.values, level.bands)
@@ -243,5 +279,14 @@ def _scaling(level: Level, options: SceneOptions, filler: Filler, work: Path) ->
         cut = _CUT if options.stretch == "auto" else options.stretch
         scaling = percentile_scaling(level.values, level.classes, level.bands, cut)
     with replacing(note) as path:
-        path.write_text(json.dumps(scaling))
+        path.write_text(json.dumps(scaling._asdict()))
     return scaling
+
+
+def _noted(note: Path) -> dict[str, Any] | None:
+    """What an interrupted run wrote down; None if it did not, or a power cut left the file empty."""
+    try:
+        noted: dict[str, Any] = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return noted

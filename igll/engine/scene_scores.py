@@ -14,6 +14,7 @@ from igll.data.masks import make_mask
 from igll.engine.fillers import Filler
 from igll.engine.scene import SceneOptions, fill_scene
 from igll.errors import InputError
+from igll.geo.gdal_session import open_quietly
 from igll.geo.holes import HoleSources
 from igll.geo.raster import open_raster, reading
 from igll.report.figures import paint_hole, picture_sheet
@@ -136,8 +137,6 @@ def _read(scene: Path) -> Truth:
 
 def _make_hole(request: ScoreRequest, scene: Path, truth: Truth, kind: str, path: Path) -> NDArray[np.bool_]:
     """A hole on valid ground; written as a mask raster on the scene's grid."""
-    import rasterio
-
     height, width = truth.valid_HW.shape
     hole_HW = make_mask(kind, height, width, request.ratio, np.random.default_rng(request.seed))
     hole_HW &= truth.valid_HW
@@ -148,7 +147,7 @@ def _make_hole(request: ScoreRequest, scene: Path, truth: Truth, kind: str, path
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_raster(scene) as dataset:
         place = {"crs": dataset.crs, "transform": dataset.transform}
-    with rasterio.open(
+    with open_quietly(
         path, "w", driver="GTiff", height=height, width=width, count=1, dtype="uint8", **place
     ) as target:
         target.write(hole_HW.astype(np.uint8), 1)

@@ -149,7 +149,7 @@ def filled_copy(
     ):
         _refuse_target(out, [*source.files, *class_raster.files])
         _refuse_classes(classes, class_raster, source)
-        job = Scene(scene, source, classes, class_raster, _bands_to_fill(scene, source, bands))
+        job = Scene(scene, source, classes, class_raster, fillable_bands(scene, source, bands))
         _copy(job, work, out, errors)
         copied_size = work.stat().st_size
         with _opened(job, work, tags, errors) as filled:
@@ -265,8 +265,17 @@ def _refuse_classes(path: Path, classes: Any, source: Any) -> None:
         )
 
 
-def _bands_to_fill(path: Path, source: Any, bands: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers asked for, once they are known to be bands that can be filled."""
+def fillable_bands(path: Path, source: Any, bands: Sequence[int] | None) -> tuple[int, ...]:
+    """The numbers asked for, once they are known to be bands that can be filled.
+
+    Args:
+        path: The raster, for messages.
+        source: It, open.
+        bands: Numbers from 1; None for all but alpha.
+
+    Raises:
+        InputError: A band is absent, alpha, or holds what cannot be filled.
+    """
     from rasterio.enums import ColorInterp
 
     usable = data_bands(source)

@@ -39,8 +39,7 @@ class Reference:
         """
         with reading(self._path):
             values_CHW = self._grid.read(self._bands, window=box.window()).astype(np.float64)
-            missing_HW = self._grid.dataset_mask(window=box.window()) == 0
-        missing_HW |= ~np.isfinite(values_CHW).all(0)
+            missing_HW = _missing(self._grid, values_CHW, window=box.window())
         low_C11, high_C11 = self._limits_2C[:, :, None, None]
         unit_CHW = ((values_CHW - low_C11) / (high_C11 - low_C11)).clip(0, 1).astype(np.float32)
         return np.where(missing_HW, np.float32(0), unit_CHW), missing_HW
@@ -85,6 +84,8 @@ def open_reference(path: Path, scene: Path, count: int, level: int) -> Iterator[
             width=-(-target.width // factor),
             height=-(-target.height // factor),
             resampling=Resampling.average if level else Resampling.bilinear,
+            # 0 beyond the reference's extent, and where it has no value; one of its own is passed on.
+            add_alpha=len(_data_bands(reference)) == reference.count,
             **source,
         ) as grid:
             bands = _data_bands(reference)
@@ -98,14 +99,21 @@ def _data_bands(dataset: Any) -> list[int]:
     return [band for band, kind in enumerate(dataset.colorinterp, 1) if kind != ColorInterp.alpha]
 
 
+def _missing(grid: Any, values_CHW: NDArray[np.float64], **where: Any) -> NDArray[np.bool_]:
+    from rasterio.enums import ColorInterp
+
+    alpha_HW = grid.read(grid.colorinterp.index(ColorInterp.alpha) + 1, **where)
+    missing_HW: NDArray[np.bool_] = (alpha_HW == 0) | ~np.isfinite(values_CHW).all(0)
+    return missing_HW
+
+
 def _limits(grid: Any, path: Path, bands: tuple[int, ...]) -> NDArray[np.float64]:
     """Lower and upper percentile of each band where the reference overlaps the scene: limits_2C."""
     shape = (min(grid.height, _SAMPLE), min(grid.width, _SAMPLE))
     with reading(path):
         values_CHW = grid.read(bands, out_shape=(len(bands), *shape)).astype(np.float64)
-        valid_HW = grid.dataset_mask(out_shape=shape) > 0
-    valid_HW &= np.isfinite(values_CHW).all(0)
-    if not valid_HW.any():
+        missing_HW = _missing(grid, values_CHW, out_shape=shape)
+    if missing_HW.all():
         raise InputError(f"{path}: shows no part of the scene; check its place and coordinate system")
-    low_C, high_C = np.percentile(values_CHW[:, valid_HW], (_CUT, 100 - _CUT), axis=1)
+    low_C, high_C = np.percentile(values_CHW[:, ~missing_HW], (_CUT, 100 - _CUT), axis=1)
     return np.stack([low_C, np.where(high_C > low_C, high_C, low_C + 1)])

@@ -18,7 +18,8 @@ from igll.config import build_config
 from igll.engine import infer as module
 from igll.engine.checkpoint import save_checkpoint
 from igll.engine.infer import InferRequest, infer
-from igll.errors import InputError
+from igll.engine.infer_plan import Inputs
+from igll.errors import InputError, OutputError
 from igll.registry import build_generator
 
 RNG = np.random.default_rng(3)
@@ -59,12 +60,13 @@ def save(path: Path, image, **options) -> Path:
 
 
 def request(checkpoint: Path, root: Path, **changes) -> InferRequest:
-    folders = {"images": root / "images", "masks": root / "masks", "out": root / "out"}
-    return InferRequest(checkpoint, **(folders | changes))
+    inputs = {"images": root / "images", "masks": root / "masks", "out": root / "out"}
+    inputs |= {name: changes.pop(name) for name in [*inputs, "edges", "reference"] if name in changes}
+    return InferRequest(Inputs(**inputs | {"images": [inputs["images"]]}), checkpoint, **changes)
 
 
 def mixture(root: Path) -> dict[str, str]:
-    """Images of every mode below root, with their masks; returns result → input, by relative path."""
+    """Pictures of every mode below root, with their masks; returns result → input, by relative path."""
     images = {
         "one.png": (GREY > 128, {}),
         "sub/grey.png": (GREY, {}),
@@ -73,8 +75,8 @@ def mixture(root: Path) -> dict[str, str]:
         "colour.png": (COLOUR, {}),
         "alpha.png": (np.dstack([COLOUR, GREY]), {}),
         "deep.png": (GREY.astype(np.uint16) * 257, {}),
-        "float.TIFF": ((GREY / 255).astype(np.float32), {"format": "TIFF"}),
-        "integer.tif": (GREY.astype(np.int32) * 200, {}),
+        "palette.TIFF": (Image.fromarray(COLOUR[::-1]).quantize(20), {"format": "TIFF"}),
+        "one-bit.tif": (GREY > 100, {}),
         "photo.v2.jpg": (COLOUR, {"quality": 70}),
         "grey.jpeg": (GREY, {}),
         "web.webp": (COLOUR, {}),
@@ -170,6 +172,21 @@ def test_bad_images_do_not_stop_the_others(blind, tmp_path, capsys):
     assert lines[3:] == [f"error: 3 of 5 failed; 2 in {tmp_path / 'out'}/"]
 
 
+def test_a_single_image_that_fails_is_raised(blind, tmp_path, monkeypatch):
+    image, mask = save(tmp_path / "images/a.png", COLOUR), save(tmp_path / "mask.png", HOLE[:5])
+    with pytest.raises(InputError, match="does not fit"):
+        infer(request(blind, tmp_path, images=image, masks=mask))
+    save(mask, HOLE)
+
+    def read(path):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "read_picture", read)
+    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; cut it"):
+        infer(request(blind, tmp_path, images=image, masks=mask))
+    assert files(tmp_path / "out") == []
+
+
 def test_memory_running_out_is_one_images_failure(blind, tmp_path, capsys, monkeypatch):
     for name in ("a", "b"):
         save(tmp_path / f"images/{name}.png", COLOUR)
@@ -206,7 +223,7 @@ def test_a_full_disk_ends_the_run(blind, tmp_path, capsys, monkeypatch):
     assert infer(request(blind, tmp_path, masks=mask)) == 1
     assert files(tmp_path / "out") == ["a.png"]
     lines = capsys.readouterr().err.splitlines()[-2:]
-    assert lines[0].endswith(f"b.png: {tmp_path}/out/b.png: cannot be written (No space left on device)")
+    assert lines[0] == f"failed: {tmp_path}/out/b.png: cannot be written (No space left on device)"
     assert lines[1] == f"error: 1 of 3 failed, 1 not tried; 1 in {tmp_path / 'out'}/"
 
 
@@ -236,7 +253,7 @@ def test_what_cannot_start(blind, oracle, tmp_path):
     masks = tmp_path / "masks"
     cases = [
         (request(tmp_path / "absent.pt", tmp_path), "absent.pt: no such checkpoint"),
-        (request(blind, tmp_path, images=tmp_path / "absent"), "absent: no such folder"),
+        (request(blind, tmp_path, images=tmp_path / "absent"), "absent: no such file or folder"),
         (request(blind, tmp_path, images=tmp_path / "empty"), "empty: holds no image"),
         (request(blind, tmp_path, masks=tmp_path / "other"), "no mask named a"),
         (request(blind, tmp_path, images=tmp_path / "images2"), "would both be written to .*out/a.png"),
@@ -334,7 +351,7 @@ def test_interruption_leaves_only_whole_files(blind, tmp_path, number, code):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and errors.endswith("error: interrupted\n")
     results = files(tmp_path / "out")
     assert 3 <= len(results) < 400
     assert all(not name.startswith(".") for name in results)
