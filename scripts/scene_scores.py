@@ -27,11 +27,25 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--checkpoint", action="append", default=[], metavar="NAME=FILE", help="a trained network")
     add("--method", action="append", default=[], help="a method without training")
     add("--reference", type=Path, help="another image of the place, for the networks that take one")
+    add(
+        "--unknown",
+        type=Path,
+        help="a picture, or a folder of pictures by name, white where no truth is known",
+    )
     add("--kinds", nargs="+", default=["cloud", "slc_off"], help="kinds of holes (cloud slc_off)")
     add("--ratio", type=float, default=0.1, help="share of the scene that a hole takes (0.1)")
     add("--seed", type=int, default=0, help="of the holes (0)")
     add("--tile", type=int, default=512, help="as in igll-infer (512)")
     return parser.parse_args(arguments)
+
+
+def _by_name(scenes: Sequence[Path], pictures: Path | None) -> dict[Path, Path]:
+    """The picture of each scene."""
+    from igll.data.files import match_by_stem
+
+    if pictures is None:
+        return {}
+    return {scene: match_by_stem([scene], scene.parent, pictures)[0] for scene in scenes}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -72,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             ratio=options.ratio,
             seed=options.seed,
             options=SceneOptions(HoleSources(), TileSizes(tile=options.tile)),
+            unknown=_by_name(options.scenes, options.unknown),
             references={scene: options.reference for scene in options.scenes if options.reference},
         )
         score_scenes(request, fillers, options.out)
