@@ -30,7 +30,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--unknown",
         type=Path,
-        help="a picture, or a folder of pictures by name, white where no truth is known",
+        help="a picture, or a folder of pictures by name, white where nothing is known",
     )
     add("--kinds", nargs="+", default=["cloud", "slc_off"], help="kinds of holes (cloud slc_off)")
     add("--ratio", type=float, default=0.1, help="share of the scene that a hole takes (0.1)")
