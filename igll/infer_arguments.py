@@ -156,7 +156,7 @@ def infer_request(options: argparse.Namespace) -> InferRequest:
         method=options.method,
         hole=options.hole,
         scenes=SceneOptions(
-            sources, _sizes(options.tile, options.context), _stretch(options.stretch), options.cog
+            sources, tile_sizes(options.tile, options.context), _stretch(options.stretch), options.cog
         ),
         share=Share.of(options.shard),
         overrides=overrides,
@@ -173,7 +173,12 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _sizes(tile: int, context: int) -> TileSizes:
+def tile_sizes(tile: int, context: int) -> TileSizes:
+    """How scenes are cut.
+
+    Raises:
+        InputError: A size is none that a scene can be cut by.
+    """
     from igll.geo.tiling import TileSizes
 
     if context < 16 or context % 16:

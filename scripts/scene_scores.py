@@ -2,10 +2,10 @@
 
 Usage: python scripts/scene_scores.py SCENE.tif … --out runs/scenes [--checkpoint NAME=FILE …]
        [--method NAME …] [--reference OTHER.tif] [--kinds cloud slc_off] [--ratio 0.1] [--seed 0] [--tile 512]
+       [--context 64] [--unknown PICTURES]
 
 Every model fills the same holes through the same steps as igll-infer; a reference is also pasted as it is.
-Writes scores.json, scores.md and
-scores.png, and keeps the filled scenes.
+Writes scores.json, scores.md and scores.png, and keeps the filled scenes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ratio", type=float, default=0.1, help="share of the scene that a hole takes (0.1)")
     add("--seed", type=int, default=0, help="of the holes (0)")
     add("--tile", type=int, default=512, help="as in igll-infer (512)")
+    add("--context", type=int, default=64, help="as in igll-infer (64)")
     return parser.parse_args(arguments)
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.scene_scores import ScoreRequest, score_scenes
         from igll.errors import InputError
         from igll.geo.holes import HoleSources
-        from igll.geo.tiling import TileSizes
+        from igll.infer_arguments import tile_sizes
         from igll.inpainter import Inpainter
 
         fillers: dict[str, Filler] = {}
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             kinds=options.kinds,
             ratio=options.ratio,
             seed=options.seed,
-            options=SceneOptions(HoleSources(), TileSizes(tile=options.tile)),
+            options=SceneOptions(HoleSources(), tile_sizes(options.tile, options.context)),
             unknown=_by_name(options.scenes, options.unknown),
             references={scene: options.reference for scene in options.scenes if options.reference},
         )

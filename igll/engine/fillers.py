@@ -83,7 +83,8 @@ class NetworkFiller:
         filled_GCHW = self.inpainter.inpaint(
             torch.from_numpy(unit_CHW[index_GC]), torch.from_numpy(missing_HW), reference=reference
         )
-        filled_CHW = join_groups(filled_GCHW.numpy(), count)
+        # where, as the mean of a band's repetitions may be beside it by rounding
+        filled_CHW = np.where(missing_HW, join_groups(filled_GCHW.numpy(), count), unit_CHW)
         return match_rim(filled_CHW, missing_HW)
 
 
