@@ -88,6 +88,17 @@ def make_mask(
     return _DRAW[kind](height, width, count, rng)
 
 
+def grow_hole(hole_HW: BoolArray, radius: int) -> BoolArray:
+    """A hole and all pixels within a distance of it, in pixels from centre to centre."""
+    if radius == 0 or not hole_HW.any():
+        return hole_HW
+    # Imported late: scipy.ndimage takes a while.
+    from scipy.ndimage import distance_transform_edt
+
+    near_HW: BoolArray = distance_transform_edt(~hole_HW) <= radius
+    return near_HW
+
+
 def mask_bytes(mask_HW: BoolArray) -> bytes:
     """A mask as bytes to be hashed: its size, and one bit per pixel."""
     return f"{mask_HW.shape[0]}x{mask_HW.shape[1]}".encode() + np.packbits(mask_HW).tobytes()

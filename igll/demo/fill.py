@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.data.files import read_mask
-from igll.data.masks import make_mask
+from igll.data.masks import grow_hole, make_mask
 from igll.data.synthetic import render_scene
-from igll.engine.picture_io import Picture, colour_of, read_picture, with_colour, write_picture
+from igll.engine.picture_io import Picture, colour_of, read_picture, write_picture
 from igll.errors import InputError
 from igll.inpainter import Inpainter
+from igll.method_inpainter import MethodInpainter
 from igll.registry import TITLES
 from igll.report.figures import paint_hole
+from igll.schema import ClassicalName
 from igll.storage import replacing
 
 BoolArray = NDArray[np.bool_]
@@ -97,23 +97,14 @@ def trained_method(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Met
     return Method(f"{name} ({Path(checkpoint).name})", inpainter.inpaint)
 
 
-def classical_method(name: str) -> Method:
-    """A method without training, by its name in ``CLASSICAL``.
+def classical_method(name: ClassicalName) -> Method:
+    """A method without training.
 
     Raises:
         InputError: It needs a package that is not installed.
     """
-    require_packages([name])
-    method = CLASSICAL[name]
-
-    def fill(image: Image.Image, hole_HW: BoolArray) -> Image.Image:
-        colour_HWC = np.atleast_3d(colour_of(image))
-        image_1CHW = torch.from_numpy(colour_HWC.transpose(2, 0, 1)[None] / np.float32(255))
-        filled_1CHW = method(image_1CHW, torch.from_numpy(hole_HW)[None, None].float())
-        filled_HWC = np.rint(filled_1CHW[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255).astype(np.uint8)
-        return with_colour(image, filled_HWC.reshape(colour_of(image).shape), hole_HW)
-
-    return Method(CLASSICAL_TITLES[name], fill)
+    inpainter = MethodInpainter(name)
+    return Method(inpainter.title, inpainter.inpaint)
 
 
 def open_upload(path: Path) -> Picture:
@@ -180,17 +171,6 @@ def painted_hole(layers: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> 
     return hole_HW
 
 
-def grow(hole_HW: BoolArray, radius: int) -> BoolArray:
-    """A hole and all pixels within a distance of it, in pixels from centre to centre."""
-    if radius == 0 or not hole_HW.any():
-        return hole_HW
-    # Imported late: scipy.ndimage takes a while.
-    from scipy.ndimage import distance_transform_edt
-
-    near_HW: BoolArray = distance_transform_edt(~hole_HW) <= radius
-    return near_HW
-
-
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
     """The colours of a picture of 8 bits as RGB without alpha, (H, W, 3)."""
     colour = colour_of(image)
@@ -221,7 +201,7 @@ def fill_upload(method: Method, path: Path, hole: Hole, out: Path) -> Filled:
         hole_HW |= open_mask(hole.mask, picture.image.size)
     if not hole_HW.any():
         raise InputError("no hole yet; paint over what is to be filled, or add a mask file")
-    hole_HW = grow(hole_HW, hole.growth)
+    hole_HW = grow_hole(hole_HW, hole.growth)
     if hole_HW.all():
         raise InputError("the hole covers the whole image, so nothing is known to fill from; make it smaller")
     start = time.perf_counter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import time
@@ -13,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
+from igll.engine.signals import unwinding_on_sigterm
 from igll.errors import InputError
+from igll.schema import ClassicalName
 
 _LARGEST_UPLOAD = "64mb"
 
@@ -27,7 +27,7 @@ class DemoRequest:
 
     Attributes:
         checkpoint: Written by igll-train; None fills without training.
-        method: A name in ``CLASSICAL``, used without a checkpoint.
+        method: What fills without a checkpoint.
         host: Address to listen at.
         port: None takes the first free one from 7860 on.
         browser: Whether to open the page in the browser.
@@ -35,7 +35,7 @@ class DemoRequest:
     """
 
     checkpoint: str | None = None
-    method: str = "harmonic"
+    method: ClassicalName = "harmonic"
     host: str = "127.0.0.1"
     port: int | None = None
     browser: bool = False
@@ -63,7 +63,7 @@ def serve(request: DemoRequest) -> NoReturn:
         method = classical_method(request.method)
     else:
         method = trained_method(request.checkpoint, request.overrides)
-    with _unwinding_on_sigterm(), _own_folder() as folder:
+    with unwinding_on_sigterm(), _own_folder() as folder:
         _keep_to_this_machine(folder, request.host)
         from igll.demo.page import CSS, THEME, build_page
 
@@ -129,17 +129,3 @@ def _keep_to_this_machine(folder: Path, host: str) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         direct = [os.environ.get(name, ""), "127.0.0.1", "localhost", host]
         os.environ[name] = ",".join(filter(None, direct))
-
-
-@contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM leave as Ctrl-C does, through the block that removes the files; exit code 143."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(143)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from igll.data.files import read_image, read_mask
+from igll.data.masks import grow_hole
 from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
 from igll.engine.infer_plan import Inputs, Job, Share, plan_jobs
 from igll.engine.picture_io import Picture, read_picture, write_picture
@@ -82,7 +83,7 @@ def infer(request: InferRequest) -> int:
                 if job.scene:
                     _fill_scene(filler, job, request)
                 else:
-                    _fill_picture(inpainter, job, request.hole or "white")
+                    _fill_picture(inpainter, job, request)
                 filled += 1
             except (InputError, OutputError) as error:
                 if len(every) == 1:
@@ -125,11 +126,11 @@ def _on_own_gpu(overrides: Sequence[str]) -> list[str]:
     return [*overrides, f"device=cuda:{int(rank) % torch.cuda.device_count()}"]
 
 
-def _fill_picture(inpainter: Inpainter, job: Job, hole: str) -> None:
+def _fill_picture(inpainter: Inpainter, job: Job, request: InferRequest) -> None:
     """Read, fill, write and check one picture."""
     assert job.mask is not None  # noqa: S101  (narrows: pictures without a mask are not planned)
     picture = read_picture(job.image)
-    mask_HW = read_mask(job.mask, hole)
+    mask_HW = grow_hole(read_mask(job.mask, request.hole or "white"), request.scenes.sources.dilate)
     edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
     reference_HWC = None if job.reference is None else read_image(job.reference)
     image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
@@ -188,7 +189,7 @@ def _check_pictures(jobs: Sequence[Job], scenes: SceneOptions) -> None:
     sources = scenes.sources
     given = {
         "--clouds": sources.clouds, "--nodata": sources.nodata, "--collar": sources.collar != "keep",
-        "--dilate": sources.dilate, "--cog": scenes.cog, "--stretch": scenes.stretch != "auto",
+        "--cog": scenes.cog, "--stretch": scenes.stretch != "auto",
     }  # fmt: skip
     named = ", ".join(name for name, is_given in given.items() if is_given)
     for job in jobs:

@@ -10,19 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from igll.data.masks import make_mask
+from igll.data.files import read_mask
+from igll.data.masks import grow_hole, make_mask
 from igll.engine.fillers import Filler
 from igll.engine.scene import SceneOptions, fill_scene
 from igll.errors import InputError
-from igll.geo.gdal_session import open_quietly
 from igll.geo.holes import HoleSources
-from igll.geo.raster import open_raster, reading
+from igll.geo.missing_values import data_bands
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.report.figures import paint_hole, picture_sheet
 from igll.report.files import write_json, write_text
 from igll.report.tables import Column, markdown_table
 
 # Per cent of the pixels cut at either end when a band is drawn.
 _CUT = 1.0
+_SOFT_RIM = 3
 _COLUMNS = [
     Column("scene", "Scene"), Column("hole", "Hole"), Column("method", "Method"),
     Column("psnr_hole", "PSNR hole ↑", 2, "highest"), Column("nrmse", "RMSE / std ↓", 3, "lowest"),
@@ -40,6 +42,8 @@ class ScoreRequest:
         ratio: Share of the scene that each takes.
         seed: Of the holes.
         options: How scenes are filled; what is missing is not looked at.
+        unknown: For a scene, a picture of what is not the truth, white, such as its own cloud: neither scored
+            nor learned from, whatever stands there.
         references: For a scene, another image of the place, for the models that use one.
     """
 
@@ -48,6 +52,7 @@ class ScoreRequest:
     ratio: float = 0.1
     seed: int = 0
     options: SceneOptions = field(default_factory=lambda: SceneOptions(HoleSources()))
+    unknown: dict[Path, Path] = field(default_factory=dict)
     references: dict[Path, Path] = field(default_factory=dict)
 
 
@@ -84,9 +89,11 @@ def score_scenes(request: ScoreRequest, fillers: dict[str, Filler], out: Path) -
     rows, pictures, titles = [], [], []
     for scene in request.scenes:
         truth = _read(scene)
+        unknown_HW = _unknown(request.unknown.get(scene), truth.valid_HW.shape)
+        truth = truth._replace(valid_HW=truth.valid_HW & ~unknown_HW)
         for kind in request.kinds:
             mask = out / f"{scene.stem}_{kind}_mask.tif"
-            hole_HW = _make_hole(request, scene, truth, kind, mask)
+            hole_HW = _make_hole(request, scene, truth, unknown_HW, kind, mask)
             shown = [paint_hole(_picture(truth, truth), hole_HW)]
             for name, filler in fillers.items():
                 reference = request.references.get(scene) if filler.uses_reference else None
@@ -126,17 +133,27 @@ def rim_step(
 
 
 def _read(scene: Path) -> Truth:
-    from rasterio.enums import ColorInterp
-
     with open_raster(scene) as dataset, reading(scene):
-        bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind != ColorInterp.alpha]
+        bands = data_bands(dataset)
         values_CHW = dataset.read(bands)
         valid_HW = (dataset.read_masks(bands) > 0).all(0) & np.isfinite(values_CHW).all(0)
     return Truth(values_CHW.astype(np.float64), valid_HW)
 
 
-def _make_hole(request: ScoreRequest, scene: Path, truth: Truth, kind: str, path: Path) -> NDArray[np.bool_]:
-    """A hole on valid ground; written as a mask raster on the scene's grid."""
+def _unknown(path: Path | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A picture's white pixels and those around them, as rims of clouds and gaps are soft."""
+    if path is None:
+        return np.zeros(shape, bool)
+    mask_HW = read_mask(path)
+    if mask_HW.shape != shape:
+        raise InputError(f"{path}: {mask_HW.shape} pixels do not fit the scene's {shape}; give its own mask")
+    return grow_hole(mask_HW, _SOFT_RIM)
+
+
+def _make_hole(
+    request: ScoreRequest, scene: Path, truth: Truth, unknown_HW: NDArray[np.bool_], kind: str, path: Path
+) -> NDArray[np.bool_]:
+    """A hole on valid ground; written, with what is unknown, as a mask raster on the scene's grid."""
     height, width = truth.valid_HW.shape
     hole_HW = make_mask(kind, height, width, request.ratio, np.random.default_rng(request.seed))
     hole_HW &= truth.valid_HW
@@ -150,7 +167,7 @@ def _make_hole(request: ScoreRequest, scene: Path, truth: Truth, kind: str, path
     with open_quietly(
         path, "w", driver="GTiff", height=height, width=width, count=1, dtype="uint8", **place
     ) as target:
-        target.write(hole_HW.astype(np.uint8), 1)
+        target.write((hole_HW | unknown_HW).astype(np.uint8), 1)
     return hole_HW
 
 

@@ -1,13 +1,17 @@
-"""Rectangles of pixels."""
+"""Rectangles of pixels, and passing over a raster in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from types import EllipsisType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from rasterio.windows import Window
+
+STRIP = 512  # rows that are worked on at a time
+MEMORY = 16 * 2**20  # bytes that the values of all bands in a box may take
+_VALUE = 8  # bytes that hold a value of any type
 
 
 class Box(NamedTuple):
@@ -17,6 +21,12 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
+
+    @classmethod
+    def of(cls, window: Window) -> Box:
+        """A window of rasterio, of whole numbers."""
+        top, left = int(window.row_off), int(window.col_off)
+        return cls(top, left, top + int(window.height), left + int(window.width))
 
     @property
     def height(self) -> int:
@@ -76,8 +86,45 @@ class Box(NamedTuple):
         return Window(self.left, self.top, self.width, self.height)
 
 
+def strips(height: int, width: int) -> Iterator[Box]:
+    """An image's rows in order, ``STRIP`` at a time and as wide as it is."""
+    for top in range(0, height, STRIP):
+        yield Box(top, 0, min(top + STRIP, height), width)
+
+
 def blocks(height: int, width: int, side: int) -> Iterator[Box]:
     """Boxes of ``side`` × ``side`` pixels, smaller at the end, that cover an image, row by row."""
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            yield Box(top, left, min(top + side, height), min(left + side, width))
+    return _cover(Box(0, 0, height, width), side, side)
+
+
+def stored_blocks(dataset: Any, part: Box | None = None, memory: int | None = None) -> Iterator[Box]:
+    """Boxes that together cover a raster once, along the blocks that its first band is stored in.
+
+    Each is made of whole blocks, as many as fit into memory but at least one, so that none is decoded over
+    and over. Only blocks as wide as the raster are cut, into rows, where one is too much and a part of the
+    raster, which may cut it anyway, is covered.
+
+    Args:
+        dataset: An open rasterio dataset.
+        part: What to cover, such as a strip; the whole raster by default.
+        memory: Bytes for the values of all bands in a box, 8 for each; ``MEMORY`` by default.
+
+    Returns:
+        The boxes from top to bottom, each row of them from left to right.
+    """
+    frame = part or Box(0, 0, dataset.height, dataset.width)
+    pixels = max(1, (memory or MEMORY) // (_VALUE * dataset.count))
+    block_height, block_width = dataset.block_shapes[0]
+    block_height, block_width = min(block_height, frame.height), min(block_width, frame.width)
+    if part and block_width == dataset.width and block_height * block_width > pixels:
+        block_height = 1
+    budget = max(1, pixels // (block_height * block_width))
+    across = min(budget, -(-frame.width // block_width))
+    down = max(1, budget // across) if across * block_width >= frame.width else 1
+    return _cover(frame, down * block_height, across * block_width)
+
+
+def _cover(frame: Box, height: int, width: int) -> Iterator[Box]:
+    for top in range(frame.top, frame.bottom, height):
+        for left in range(frame.left, frame.right, width):
+            yield Box(top, left, min(top + height, frame.bottom), min(left + width, frame.right))

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from igll.errors import InputError
-from igll.geo.own_account import BoolArray, missing_in_bands
-from igll.geo.raster import Area, pieces, reading, strips
+from igll.geo.box import Box, stored_blocks
+from igll.geo.missing_values import BoolArray, missing_values
+from igll.geo.raster import reading
 
 _BANDS = 3
 _RANGE = (2, 98)  # percentiles of a band that become 0 and 1
@@ -59,31 +60,30 @@ class CloudRule:
         low, high = np.percentile(sample, _RANGE, axis=1)
         self._low, self._span = low[:, None, None], (high - low)[:, None, None]
 
-    def marked(self, area: Area) -> BoolArray:
+    def marked(self, box: Box) -> BoolArray:
         """Whether pixels are cloud: (height, width)."""
-        wide = area.grown(_REACH, *self._dataset.shape)
+        wide = box.grown(_REACH, *self._dataset.shape)
         with reading(self._path):
-            values = self._dataset.read(self._bands, window=wide.window)
-            missing = missing_in_bands(self._dataset, self._bands, wide).any(axis=0)
+            values = self._dataset.read(self._bands, window=wide.window())
+            missing = missing_values(self._dataset, self._bands, wide).any(axis=0)
         if not (self._span > 0).all():  # a band of one value says nothing of brightness
-            return np.zeros((area.height, area.width), dtype=np.bool_)
+            return np.zeros((box.height, box.width), dtype=np.bool_)
         with np.errstate(invalid="ignore"):  # NaN and infinities are missing
             stretched = (values - self._low) / self._span
             darkest, brightest = stretched.min(axis=0), stretched.max(axis=0)
             cloud = (darkest > _BRIGHT) & (brightest - darkest < _SATURATION * brightest) & ~missing
         opened: BoolArray = ndimage.binary_opening(cloud, _SPECK)
-        return opened[area.within(wide)]
+        return opened[box.within(wide)]
 
     def _sample(self) -> npt.NDArray[Any]:
         """Values of about a million pixels on a regular grid over the scene: (3, pixels)."""
         height, width = self._dataset.shape
         step = max(1, int(np.sqrt(height * width / _SAMPLES)))
         sample = []
-        for strip in strips(height, width):
-            for area in pieces(self._dataset, strip):
-                every = np.s_[:, -area.top % step :: step, -area.left % step :: step]
-                with reading(self._path):
-                    values = self._dataset.read(self._bands, window=area.window)[every]
-                    missing = missing_in_bands(self._dataset, self._bands, area)[every]
-                sample.append(values[:, ~missing.any(axis=0)].astype(np.float64))
+        for box in stored_blocks(self._dataset):
+            every = np.s_[:, -box.top % step :: step, -box.left % step :: step]
+            with reading(self._path):
+                values = self._dataset.read(self._bands, window=box.window())[every]
+                missing = missing_values(self._dataset, self._bands, box)[every]
+            sample.append(values[:, ~missing.any(axis=0)].astype(np.float64))
         return np.concatenate(sample, axis=1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from igll.geo.raster import Area
-
-BoolArray = npt.NDArray[np.bool_]
+from igll.geo.box import Box
+from igll.geo.missing_values import BoolArray
 
 
 class Footprint:
@@ -26,27 +25,27 @@ class Footprint:
     def __init__(self, height: int, width: int) -> None:
         self._first = np.full(height, width, dtype=np.int64)
         self._last = np.full(height, -1, dtype=np.int64)
-        self._hull: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        self._hull: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
-    def add(self, valid: BoolArray, area: Area) -> None:
-        """Take note of the valid pixels of an area, (height, width)."""
+    def add(self, valid: BoolArray, box: Box) -> None:
+        """Take note of the valid pixels of a box, (height, width)."""
         rows = np.flatnonzero(valid.any(axis=1))
         first = valid[rows].argmax(axis=1)
-        last = area.width - 1 - valid[rows, ::-1].argmax(axis=1)
-        rows += area.top
-        self._first[rows] = np.minimum(self._first[rows], area.left + first)
-        self._last[rows] = np.maximum(self._last[rows], area.left + last)
+        last = box.width - 1 - valid[rows, ::-1].argmax(axis=1)
+        rows += box.top
+        self._first[rows] = np.minimum(self._first[rows], box.left + first)
+        self._last[rows] = np.maximum(self._last[rows], box.left + last)
         self._hull = None
 
-    def inside(self, area: Area) -> BoolArray:
+    def inside(self, box: Box) -> BoolArray:
         """Whether pixels lie in the hull of all that was added: (height, width)."""
         if self._hull is None:
             self._hull = self._intervals()
-        first, last = (bound[area.top : area.top + area.height, None] for bound in self._hull)
-        columns = np.arange(area.left, area.left + area.width)[None, :]
+        first, last = (bound[box.top : box.bottom, None] for bound in self._hull)
+        columns = np.arange(box.left, box.right)[None, :]
         return (columns >= first) & (columns <= last)
 
-    def _intervals(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _intervals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First and last column inside the hull, row by row; last < first where there is none."""
         rows = np.flatnonzero(self._last >= 0)
         if not rows.size:

@@ -6,44 +6,16 @@ import errno
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from igll.errors import InputError, OutputError
+from igll.errors import OutputError
+from igll.geo.raster import import_rasterio, one_line, raster_errors
 
 CACHE_MIB = 256
 _NEARLY_FULL = 2**20  # bytes left on a disk that is as good as full
 _WRITING = ("writ", "flush", "no space", "file too large", "append")
-
-
-def import_rasterio() -> ModuleType:
-    """The library that reads and writes rasters.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    try:
-        import rasterio
-    except ImportError:
-        raise InputError('rasters need rasterio, which is not installed; pip install "igll[geo]"') from None
-    return rasterio
-
-
-def open_quietly(path: Path | str, mode: str = "r", **options: Any) -> Any:
-    """An open raster, as rasterio opens it; that it has no place on Earth is no reason to warn."""
-    rasterio = import_rasterio()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **options)
-
-
-def one_line(error: BaseException) -> str:
-    """What GDAL said of a failure, without line breaks; the cause where the error only refers to it."""
-    return " ".join(str(error.__cause__ or error).split())
 
 
 @contextmanager
@@ -96,11 +68,11 @@ class WriteErrors(logging.Handler):
         Raises:
             OutputError: Something could not be written.
         """
-        rasterio = import_rasterio()
+        failures: tuple[type[Exception], ...] = (*raster_errors(), OSError)
         self._inside = True
         try:
             yield
-        except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError, OSError) as error:
+        except failures as error:
             raise self.failure(one_line(error)) from None
         finally:
             self._inside = False

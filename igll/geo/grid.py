@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from igll.errors import InputError
-from igll.geo.own_account import BoolArray, data_bands, missing_in_bands
-from igll.geo.raster import Area, open_raster, raster_errors, reading
+from igll.geo.box import Box
+from igll.geo.missing_values import BoolArray, data_bands, missing_values
+from igll.geo.raster import open_raster, raster_errors, reading
 
 # In pixels of the other raster; 0 would be exact, but GDAL's virtual warping does not take it.
 _WARP_TOLERANCE = 1e-3
@@ -40,13 +41,13 @@ class AlignedRaster:
     on_grid: Any
     trusts_nodata: bool
 
-    def read(self, area: Area) -> tuple[npt.NDArray[Any], BoolArray]:
+    def read(self, box: Box) -> tuple[npt.NDArray[Any], BoolArray]:
         """Values of all bands and where there are any, both (bands, height, width)."""
         with reading(self.path):
-            values = self.on_grid.read(self.bands, window=area.window)
+            values = self.on_grid.read(self.bands, window=box.window())
             if self.on_grid is self.source and not self.trusts_nodata:
                 return values, np.ones(values.shape, dtype=np.bool_)
-            return values, ~missing_in_bands(self.on_grid, self.bands, area)
+            return values, ~missing_values(self.on_grid, self.bands, box)
 
 
 @contextmanager
@@ -83,9 +84,17 @@ def aligned(path: Path, scene: Any, trusts_nodata: bool) -> Iterator[AlignedRast
 
 def bounds_of(dataset: Any) -> Bounds:
     """West, south, east and north of a raster's corners, also of a rotated one."""
-    corners = [dataset.transform * (x, y) for x in (0, dataset.width) for y in (0, dataset.height)]
+    corners = [placed(dataset.transform, x, y) for x in (0, dataset.width) for y in (0, dataset.height)]
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def placed(transform: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """Where an affine transform puts points, numbers or arrays; versions of its library differ in how."""
+    return (
+        transform.a * x + transform.b * y + transform.c,
+        transform.d * x + transform.e * y + transform.f,
+    )
 
 
 def short_crs(crs: Any) -> str:
@@ -106,9 +115,9 @@ def _same_grid(source: Any, scene: Any, path: Path) -> bool:
         )
     if not same_size or source.crs != scene.crs:
         return False
-    relative = ~scene.transform * source.transform
-    corners = ((0, 0), (source.width, 0), (0, source.height))
-    return all(bool(np.allclose(relative * corner, corner, rtol=0, atol=_SAME_GRID)) for corner in corners)
+    corners = np.array([(0, 0), (source.width, 0), (0, source.height)])
+    on_scene = placed(~scene.transform, *placed(source.transform, *corners.T))
+    return bool(np.allclose(np.stack(on_scene, axis=1), corners, rtol=0, atol=_SAME_GRID))
 
 
 def _check_overlap(source: Any, scene: Any, path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,20 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from igll.errors import InputError
+from igll.geo.box import Box, stored_blocks, strips
 from igll.geo.clouds import CloudRule
 from igll.geo.footprint import Footprint
+from igll.geo.gdal_session import gdal_session
 from igll.geo.grid import aligned
 from igll.geo.mask_files import VECTOR_SUFFIXES, RasterMask, VectorMask
-from igll.geo.own_account import BoolArray, data_bands, missing_in_bands
+from igll.geo.missing_values import BoolArray, data_bands, missing_values
 from igll.geo.pixel_class import PixelClass
 from igll.geo.quality import QualityFlags, parse_quality_flags
-from igll.geo.raster import CACHE_BYTES, Area, open_raster, pieces, reading, strips
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.storage import replacing
 
 ClassArray = npt.NDArray[np.uint8]
-Marker = Callable[[Area], BoolArray]
+Marker = Callable[[Box], BoolArray]
 
 LARGEST_DILATION = 512
 _TILE = 512
@@ -136,14 +138,14 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
     """Write what is known, to be filled and to be left of a scene, as values of ``PixelClass``.
 
     - A pixel that a mask, quality flag or the cloud rule marks is HOLE, whatever the raster says of it.
-    - A pixel that lacks a value in one data band or more (see ``missing_in_bands``) is else GAP if such
+    - A pixel that lacks a value in one data band or more (see ``missing_values``) is else GAP if such
       pixels are filled; with ``collar="keep"`` it is VOID if it lies outside the convex hull of the pixels
       complete in all bands. If they are not filled it is VOID.
     - With ``dilate``, KNOWN pixels near a HOLE or GAP become HOLE, as what was measured at a cloud's or
       gap's rim is not to be trusted; GAP stays GAP and VOID stays VOID.
 
-    Memory does not grow with the scene but for its width; beside ``out`` an intermediate raster of its
-    size is kept for the while.
+    Memory does not grow with the scene but for its width. For the while, a nameless file of one byte per
+    pixel lies in the folder of ``out``.
 
     Args:
         scene: The raster, georeferenced or not.
@@ -157,15 +159,12 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
         OutputError: ``out`` cannot be written.
     """
     with ExitStack() as stack:
+        stack.enter_context(gdal_session())
         dataset = stack.enter_context(open_raster(scene))
-        from rasterio import Env
-
-        stack.enter_context(Env(GDAL_CACHEMAX=CACHE_BYTES))
         bands = sources.bands(dataset)
         markers = _open_markers(stack, dataset, scene, sources, bands)
         temporary = stack.enter_context(replacing(out))
-        raw = temporary.with_name(f"{temporary.stem}.raw{temporary.suffix}")
-        stack.callback(raw.unlink, missing_ok=True)
+        raw = stack.enter_context(TemporaryFile(dir=temporary.parent))
         total = 2 * len(list(strips(*dataset.shape)))
         bar = stack.enter_context(tqdm(total=total, desc="find holes", unit="strip", disable=not progress))
         footprint = _find(dataset, scene, sources, bands, markers, raw, bar)
@@ -201,9 +200,9 @@ def _quality_marker(stack: ExitStack, dataset: Any, scene: Path, sources: HoleSo
     if band is not None:
         _check_integers(scene, dataset.dtypes[band - 1])
 
-        def marked_in_scene(area: Area) -> BoolArray:
+        def marked_in_scene(box: Box) -> BoolArray:
             with reading(scene):
-                return flags.marked(dataset.read(band, window=area.window))
+                return flags.marked(dataset.read(band, window=box.window()))
 
         return marked_in_scene
     # A product may declare a flag's value as nodata ("fill"), which a user can ask for.
@@ -212,8 +211,8 @@ def _quality_marker(stack: ExitStack, dataset: Any, scene: Path, sources: HoleSo
         raise InputError(f"{raster.path}: a quality raster has one band and this has {len(raster.bands)}")
     _check_integers(raster.path, raster.source.dtypes[0])
 
-    def marked_in_file(area: Area) -> BoolArray:
-        values, valid = raster.read(area)
+    def marked_in_file(box: Box) -> BoolArray:
+        values, valid = raster.read(box)
         return flags.marked(values[0]) & valid[0]
 
     return marked_in_file
@@ -230,10 +229,10 @@ def _find(
     sources: HoleSources,
     bands: tuple[int, ...],
     markers: list[Marker],
-    raw: Path,
+    raw: IO[bytes],
     bar: tqdm[Any],
 ) -> Footprint | None:
-    """Write the classes as the sources give them, without collar and dilation.
+    """Write the classes as the sources give them, row by row, without collar and dilation.
 
     Returns:
         The hull beyond which a gap is void, None if all are to be filled or none.
@@ -241,40 +240,55 @@ def _find(
     keeps_collar = sources.fills_nodata and sources.collar == "keep"
     footprint = Footprint(*dataset.shape) if keeps_collar else None
     lacking = PixelClass.GAP if sources.fills_nodata else PixelClass.VOID
-    with _class_raster(raw, dataset) as target:
-        for strip in strips(*dataset.shape):
-            classes = np.empty((strip.height, strip.width), dtype=np.uint8)
-            for area in pieces(dataset, strip):
-                with reading(scene):
-                    missing: BoolArray = np.any(missing_in_bands(dataset, bands, area), axis=0)
-                if footprint is not None:
-                    footprint.add(np.logical_not(missing), area)
-                part = np.where(missing, np.uint8(lacking), np.uint8(PixelClass.KNOWN))
-                for marked in markers:
-                    part[marked(area)] = PixelClass.HOLE
-                classes[area.within(strip)] = part
-            target.write(classes, 1, window=strip.window)
-            bar.update()
+    for strip in strips(*dataset.shape):
+        classes = np.empty((strip.height, strip.width), dtype=np.uint8)
+        for box in stored_blocks(dataset, strip):
+            with reading(scene):
+                missing: BoolArray = np.any(missing_values(dataset, bands, box), axis=0)
+            if footprint is not None:
+                footprint.add(np.logical_not(missing), box)
+            part = np.where(missing, np.uint8(lacking), np.uint8(PixelClass.KNOWN))
+            for marked in markers:
+                part[marked(box)] = PixelClass.HOLE
+            classes[box.within(strip)] = part
+        raw.write(classes.tobytes())
+        bar.update()
     return footprint
 
 
 def _finish(
-    dataset: Any, raw: Path, footprint: Footprint | None, dilate: int, out: Path, bar: tqdm[Any]
+    dataset: Any, raw: IO[bytes], footprint: Footprint | None, dilate: int, out: Path, bar: tqdm[Any]
 ) -> ClassCounts:
     """Write the final classes from the raw ones: collar, then dilation."""
     counts = np.zeros(len(PixelClass), dtype=np.int64)
-    with open_raster(raw) as source, _class_raster(out, dataset) as target:
+    with _class_raster(out, dataset) as target:
         for strip in strips(*dataset.shape):
             wide = strip.grown(dilate, *dataset.shape)
-            classes = source.read(1, window=wide.window)
+            raw.seek(wide.top * wide.width)
+            content = bytearray(raw.read(wide.height * wide.width))
+            classes = np.frombuffer(content, dtype=np.uint8).reshape(wide.height, wide.width)
             if footprint is not None and (classes == PixelClass.GAP).any():
                 classes[(classes == PixelClass.GAP) & ~footprint.inside(wide)] = PixelClass.VOID
             if dilate:
-                classes = _grown(classes, strip.within(wide)[0], dilate)
-            target.write(classes, 1, window=strip.window)
+                classes = _grown(classes, strip.within(wide)[1], dilate)
+            target.write(classes, 1, window=strip.window())
             counts += np.bincount(classes.ravel(), minlength=len(PixelClass))
             bar.update()
+    _check_written(out, counts)
     return ClassCounts(**{kind.name.lower(): int(counts[kind]) for kind in PixelClass})
+
+
+def _check_written(path: Path, counts: npt.NDArray[np.int64]) -> None:
+    """Read a class raster once more: GDAL keeps quiet about what it could not write when it was closed."""
+    try:
+        with open_raster(path) as dataset:
+            for strip in strips(*dataset.shape):
+                classes = dataset.read(1, window=strip.window())
+                counts = counts - np.bincount(classes.ravel(), minlength=len(PixelClass))
+    except InputError as error:
+        raise OSError("it does not open again; is the disk full?") from error
+    if counts.any():
+        raise OSError("it does not read back as written; is the disk full?")
 
 
 def _grown(classes: ClassArray, rows: slice, pixels: int) -> ClassArray:
@@ -292,28 +306,20 @@ def _grown(classes: ClassArray, rows: slice, pixels: int) -> ClassArray:
     return grown
 
 
-@contextmanager
-def _class_raster(path: Path, scene: Any) -> Iterator[Any]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        target = rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            dtype="uint8",
-            count=1,
-            width=scene.width,
-            height=scene.height,
-            crs=scene.crs,
-            transform=scene.transform,
-            tiled=True,
-            blockxsize=_TILE,
-            blockysize=_TILE,
-            compress="deflate",
-            bigtiff="if_safer",
-        )
-    with target:
-        yield target
+def _class_raster(path: Path, scene: Any) -> Any:
+    return open_quietly(
+        path,
+        "w",
+        driver="GTiff",
+        dtype="uint8",
+        count=1,
+        width=scene.width,
+        height=scene.height,
+        crs=scene.crs,
+        transform=scene.transform,
+        tiled=True,
+        blockxsize=_TILE,
+        blockysize=_TILE,
+        compress="deflate",
+        bigtiff="if_safer",
+    )

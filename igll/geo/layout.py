@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from igll.geo.gdal_session import open_quietly
 from igll.geo.missing_values import alpha_bands
+from igll.geo.raster import open_quietly
 
 # Codecs that give back every bit of every number; LERC, WEBP and JPEG XL can lose NaN payloads or colours.
 _LOSSLESS = ("LZW", "DEFLATE", "PACKBITS", "ZSTD", "LZMA", "CCITTRLE", "CCITTFAX3", "CCITTFAX4")
@@ -18,6 +19,7 @@ _OTHER_DRIVERS_TILE = 256
 _COG_TILE = 512
 # Blocks that change are written anew, behind the old ones if they grow: a file can become twice its size.
 _CLASSIC_LIMIT = 2**30
+_BIGTIFF = (b"II+\0", b"MM\0+")  # how files begin that can grow beyond 4 GiB
 
 
 def nbits(dataset: Any, band: int = 1) -> int | None:
@@ -29,6 +31,25 @@ def nbits(dataset: Any, band: int = 1) -> int | None:
 def is_cog(dataset: Any) -> bool:
     """Whether the file is laid out as a cloud-optimized GeoTIFF."""
     return bool(dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG")
+
+
+def is_kept_as_it_is(dataset: Any) -> bool:
+    """Whether a copy can be made byte by byte: GeoTIFF in a single file, ready to be changed.
+
+    Compression has to lose nothing and the file must be able to grow beyond 4 GiB, if it is large. Overviews
+    and a COG's order would leave holes in the file when they are made anew. A high image in a single strip
+    is one that GDAL presents row by row and does not write to.
+    """
+    if dataset.driver != "GTiff" or is_cog(dataset) or dataset.overviews(1) or len(dataset.files) != 1:
+        return False
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION") not in (None, *_LOSSLESS):
+        return False
+    last_row = dataset.get_tag_item(f"BLOCK_OFFSET_0_{dataset.height - 1}", "TIFF", bidx=1)
+    if dataset.block_shapes[0] == (1, dataset.width) and last_row is None:
+        return False
+    with Path(dataset.files[0]).open("rb") as file:
+        version = file.read(4)
+    return version in _BIGTIFF or _bigtiff(dataset) != "YES"
 
 
 def geotiff_options(dataset: Any) -> dict[str, str]:

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from igll.geo.box import Box, blocks
-from igll.geo.gdal_session import open_quietly
 from igll.geo.pixel_class import PixelClass
-from igll.geo.raster import open_raster, reading
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.storage import replacing
 
 FACTOR = 4

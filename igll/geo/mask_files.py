@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from igll.data.files import HOLE_COLOURS
 from igll.errors import InputError
-from igll.geo.grid import AlignedRaster, bounds_of, short_crs
-from igll.geo.own_account import BoolArray, missing_in_bands
-from igll.geo.raster import Area, pieces, raster_errors, reading, strips
+from igll.geo.box import Box, stored_blocks
+from igll.geo.grid import AlignedRaster, bounds_of, placed, short_crs
+from igll.geo.missing_values import BoolArray, missing_values
+from igll.geo.raster import one_line, raster_errors, reading
 
 VECTOR_SUFFIXES = (".geojson", ".json", ".geojsonl", ".gpkg", ".shp", ".fgb", ".gml", ".kml")
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R BT.601 in 65,536ths, as Pillow has them
@@ -46,9 +47,9 @@ class RasterMask:
         self._raster, self._hole = raster, hole
         self._full = 0 if hole == "nonzero" else self._full_range()
 
-    def marked(self, area: Area) -> BoolArray:
+    def marked(self, box: Box) -> BoolArray:
         """Whether pixels are holes: (height, width)."""
-        values, valid = self._raster.read(area)
+        values, valid = self._raster.read(box)
         if self._hole == "nonzero":
             return ((values != 0) & valid).any(axis=0)
         white = _luminance(values) > self._full / 2
@@ -62,13 +63,12 @@ class RasterMask:
                 f"use hole 'nonzero'"
             )
         lowest, brightest = 0.0, 0.0
-        for strip in strips(*source.shape):
-            for area in pieces(source, strip):
-                with reading(path):
-                    values = _luminance(source.read(bands, window=area.window))
-                    values = values[~missing_in_bands(source, bands, area).any(axis=0)]
-                if values.size:
-                    lowest, brightest = min(lowest, values.min()), max(brightest, values.max())
+        for box in stored_blocks(source):
+            with reading(path):
+                values = _luminance(source.read(bands, window=box.window()))
+                values = values[~missing_values(source, bands, box).any(axis=0)]
+            if values.size:
+                lowest, brightest = min(lowest, values.min()), max(brightest, values.max())
         full = next((full for full in _FULL_RANGES if brightest <= full), None)
         if full is None or lowest < 0:
             raise InputError(
@@ -114,20 +114,19 @@ class VectorMask:
             raise _nothing_inside(path, scene)
         self._tree = shapely.STRtree(self._shapes)
 
-    def marked(self, area: Area) -> BoolArray:
+    def marked(self, box: Box) -> BoolArray:
         """Whether pixels are touched by a shape: (height, width)."""
         import shapely
         from rasterio.features import rasterize
         from rasterio.transform import Affine
 
-        right, bottom = area.left + area.width, area.top + area.height
-        near = self._tree.query(shapely.box(area.left - 1, area.top - 1, right + 1, bottom + 1))
+        near = self._tree.query(shapely.box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1))
         if not near.size:
-            return np.zeros((area.height, area.width), dtype=np.bool_)
+            return np.zeros((box.height, box.width), dtype=np.bool_)
         burned = rasterize(
             self._shapes[np.sort(near)],
-            out_shape=(area.height, area.width),
-            transform=Affine.translation(area.left, area.top),
+            out_shape=(box.height, box.width),
+            transform=Affine.translation(box.left, box.top),
             all_touched=True,
             dtype="uint8",
         )
@@ -160,10 +159,9 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
         nearby = None if west > east else (west, south, east, north)
         _, _, encoded, _ = pyogrio.raw.read(path, layer=0, columns=[], force_2d=True, bbox=nearby)
     except (DataSourceError, DataLayerError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a vector file ({reason})") from error
+        raise InputError(f"{path}: cannot be read as a vector file ({one_line(error)})") from error
     except raster_errors() as error:
-        raise InputError(f"{path}: its CRS cannot be related to the scene's ({error})") from error
+        raise InputError(f"{path}: its CRS cannot be related to the scene's ({one_line(error)})") from error
     if encoded is None:
         raise InputError(f"{path}: its first layer has no geometry; give a file with shapes")
     shapes = shapely.get_parts(shapely.from_wkb([code for code in encoded if code is not None]))
@@ -182,7 +180,7 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
 
 
 def _to_pixels(xy: npt.NDArray[np.float64], transform: Any) -> npt.NDArray[np.float64]:
-    column, row = ~transform * (xy[:, 0], xy[:, 1])
+    column, row = placed(~transform, xy[:, 0], xy[:, 1])
     return np.round(np.stack((column, row), axis=1) * _GRAIN) / _GRAIN
 
 

@@ -6,6 +6,7 @@ bit by bit, and only then given its name.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igll.errors import InputError, OutputError
-from igll.geo.blocks import block_windows
-from igll.geo.gdal_session import WriteErrors, gdal_session, import_rasterio, open_quietly
-from igll.geo.layout import cog_options, geotiff_options, is_cog, nbits, overview_resampling
+from igll.geo.box import Box, stored_blocks
+from igll.geo.gdal_session import WriteErrors, gdal_session
+from igll.geo.layout import cog_options, geotiff_options, is_cog, is_kept_as_it_is, nbits, overview_resampling
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
-from igll.geo.missing_values import alpha_bands, has_mask, nodata_of
+from igll.geo.missing_values import alpha_bands, data_bands, has_mask, nodata_of
 from igll.geo.pixel_class import PixelClass
-from igll.geo.raster import open_raster, reading
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.geo.temporaries import drop_needless_side_file, publish, rename_side_files, temporary_beside
 from igll.geo.value_range import ValueRange
 from igll.geo.verify import Scene, find_fault
@@ -67,18 +68,19 @@ class FilledCopy:
             OutputError: The copy cannot be written.
             ValueError: The shape is another than the window's, or a value to be written is not finite.
         """
-        expected = (len(self._scene.bands), int(window.height), int(window.width))
+        box = Box.of(window)
+        expected = (len(self._scene.bands), box.height, box.width)
         if values_CHW.shape != expected:
             raise ValueError(f"values of shape {values_CHW.shape} for a window of {expected}")
-        fill_CHW = self._scene.to_fill(window)
+        fill_CHW = self._scene.to_fill(box)
         if not fill_CHW.any():
             return
         if not np.isfinite(values_CHW[fill_CHW]).all():
             raise ValueError(f"values that are not finite, to be written in {window}")
-        rows, columns = _extent(fill_CHW)
-        window = _part(window, rows, columns)
+        changed = _extent(fill_CHW, box)
+        place = changed.within(box)
         with self._errors.writing():
-            self._store(window, fill_CHW[:, rows, columns], values_CHW[:, rows, columns])
+            self._store(changed.window(), fill_CHW[place], values_CHW[place])
 
     def _store(self, window: Any, fill_CHW: NDArray[np.bool_], values_CHW: NDArray[np.float64]) -> None:
         bands = list(self._scene.bands)
@@ -150,28 +152,36 @@ def filled_copy(
         job = Scene(scene, source, classes, class_raster, fillable_bands(scene, source, bands))
         _copy(job, work, out, errors)
         copied_size = work.stat().st_size
-        with errors.writing():
-            target = open_quietly(work, "r+", driver="GTiff")
-        try:
-            with errors.writing():
-                copy_domains(target, source)
-            filled = FilledCopy(job, target, errors)
+        with _opened(job, work, tags, errors) as filled:
             yield filled
-            with errors.writing():
-                drop_statistics(target, source, sorted(filled.touched_bands))
-                target.update_tags(**tags)
-        except BaseException:
-            with suppress(Exception):  # what failed before matters
-                target.close()
-            raise
         with errors.writing():
-            target.close()
             result = _arrange(source, work, arranged, cog, copied_size)
             drop_needless_side_file(result)
             fault = find_fault(job, result, tags, progress)
         if fault:
             raise errors.failure(f"not kept, {fault}")
         publish(result, out)
+
+
+@contextmanager
+def _opened(job: Scene, work: Path, tags: Mapping[str, str], errors: WriteErrors) -> Iterator[FilledCopy]:
+    """A copy opened to be filled; at the end it says so in its tags, and no more what is stale."""
+    with errors.writing():
+        target = open_quietly(work, "r+", driver="GTiff")
+    try:
+        with errors.writing():
+            copy_domains(target, job.dataset)
+        filled = FilledCopy(job, target, errors)
+        yield filled
+        with errors.writing():
+            drop_statistics(target, job.dataset, sorted(filled.touched_bands))
+            target.update_tags(**tags)
+    except BaseException:
+        with suppress(Exception):  # what failed before matters
+            target.close()
+        raise
+    with errors.writing():
+        target.close()
 
 
 def write_fill_mask(classes: Path, out: Path, tags: Mapping[str, str]) -> None:
@@ -205,11 +215,11 @@ def write_fill_mask(classes: Path, out: Path, tags: Mapping[str, str]) -> None:
         elif not source.transform.is_identity:
             profile["transform"] = source.transform
         with errors.writing(), open_quietly(temporary, "w", **profile) as target:
-            for window in block_windows(target):
+            for box in stored_blocks(target):
                 with reading(classes):
-                    classes_HW = source.read(1, window=window)
+                    classes_HW = source.read(1, window=box.window())
                 synthetic_HW = np.isin(classes_HW, (PixelClass.HOLE, PixelClass.GAP))
-                target.write(synthetic_HW.astype(np.uint8), 1, window=window)
+                target.write(synthetic_HW.astype(np.uint8), 1, window=box.window())
             if source.rpcs:
                 target.rpcs = source.rpcs
             target.set_band_description(1, "synthetic")
@@ -268,10 +278,9 @@ def fillable_bands(path: Path, source: Any, bands: Sequence[int] | None) -> tupl
     """
     from rasterio.enums import ColorInterp
 
-    alpha = alpha_bands(source)
-    chosen = tuple(bands) if bands is not None else tuple(b for b in source.indexes if b not in alpha)
-    unusable = [band for band in chosen if band not in source.indexes or band in alpha]
-    if unusable or not chosen or len(set(chosen)) < len(chosen):
+    usable = data_bands(source)
+    chosen = tuple(bands) if bands is not None else usable
+    if not set(chosen) <= set(usable) or not chosen or len(set(chosen)) < len(chosen):
         raise InputError(
             f"{path}: bands {list(chosen)} cannot be filled; name some of 1 to {source.count}, "
             "each once, without alpha"
@@ -294,11 +303,14 @@ def _copy(job: Scene, work: Path, out: Path, errors: WriteErrors) -> None:
 
     try:
         with errors.writing():
-            copy(job.dataset, work, driver="GTiff", **geotiff_options(job.dataset))
+            if is_kept_as_it_is(job.dataset):
+                shutil.copyfile(job.path, work)
+            else:
+                copy(job.dataset, work, driver="GTiff", **geotiff_options(job.dataset))
     except OutputError:
         with reading(job.path):  # a source cut short is the likelier cause and names itself
-            for window in block_windows(job.dataset):
-                job.dataset.read(window=window)
+            for box in stored_blocks(job.dataset):
+                job.dataset.read(window=box.window())
         raise
     with errors.writing(), open_quietly(work) as made:
         lost = differing_metadata(job.dataset, made)
@@ -362,22 +374,13 @@ def _opaque(scene: Scene, band: int) -> float:
     if held.dtype.kind != "f":
         return held.highest
     with reading(scene.path):
-        windows = block_windows(scene.dataset)
+        windows = (box.window() for box in stored_blocks(scene.dataset))
         highest = max(float(np.nanmax(scene.dataset.read(band, window=window))) for window in windows)
     return highest if highest > 0 else 1.0
 
 
-def _extent(chosen_CHW: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The smallest rectangle that holds every chosen pixel of all bands."""
+def _extent(chosen_CHW: NDArray[np.bool_], box: Box) -> Box:
+    """The smallest box that holds every chosen pixel of all bands of a box."""
     rows, columns = np.flatnonzero(chosen_CHW.any(axis=(0, 2))), np.flatnonzero(chosen_CHW.any(axis=(0, 1)))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _part(window: Any, rows: slice, columns: slice) -> Any:
-    rasterio = import_rasterio()
-    return rasterio.windows.Window(
-        int(window.col_off) + int(columns.start),
-        int(window.row_off) + int(rows.start),
-        int(columns.stop - columns.start),
-        int(rows.stop - rows.start),
-    )
+    top, left = box.top + int(rows[0]), box.left + int(columns[0])
+    return Box(top, left, box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1)

@@ -1,4 +1,4 @@
-"""Opening rasters, and walking over them in pieces that fit into memory."""
+"""Opening rasters, and what to say where that or reading them fails."""
 
 from __future__ import annotations
 
@@ -6,49 +6,38 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 from igll.errors import InputError
 
-STRIP = 512  # rows that are worked on at a time, and the side of a tile of what is written
-CACHE_BYTES = 128 * 2**20  # what GDAL may keep of blocks that it has decoded
-_PIECE_BYTES = 16 * 2**20  # what a piece may take of a scene's own values
-_LARGEST_REASON = 160
+_LONGEST = 300
 
 
-class Area(NamedTuple):
-    """A rectangle of pixels: its first row and column, and its size."""
+def import_rasterio() -> ModuleType:
+    """The library that reads and writes rasters.
 
-    top: int
-    left: int
-    height: int
-    width: int
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise InputError('rasters need the package rasterio; pip install "igll[geo]"') from error
+    return rasterio
 
-    @property
-    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The same as rasterio writes it: row and column ranges."""
-        return (self.top, self.top + self.height), (self.left, self.left + self.width)
 
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The same for indexing an array of the whole raster."""
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-    def grown(self, pixels: int, height: int, width: int) -> Area:
-        """The area and ``pixels`` more on each side, as far as a raster of that size reaches."""
-        top, left = max(0, self.top - pixels), max(0, self.left - pixels)
-        bottom = min(height, self.top + self.height + pixels)
-        right = min(width, self.left + self.width + pixels)
-        return Area(top, left, bottom - top, right - left)
-
-    def within(self, other: Area) -> tuple[slice, slice]:
-        """Where this area lies in an array of ``other``, which contains it."""
-        return Area(self.top - other.top, self.left - other.left, self.height, self.width).slices
+def open_quietly(path: Path | str, mode: str = "r", **options: Any) -> Any:
+    """An open raster, as rasterio opens it; that it has no place on Earth is no reason to warn."""
+    rasterio = import_rasterio()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
 
 
 @contextmanager
 def open_raster(path: Path | str, **options: Any) -> Iterator[Any]:
-    """Open a raster of any driver for reading; that it has no georeference is no cause for a warning.
+    """Open a raster that a user gave, of any driver, for reading.
 
     Only opening is guarded; guard what is read in the block by ``reading``.
 
@@ -62,19 +51,13 @@ def open_raster(path: Path | str, **options: Any) -> Iterator[Any]:
     Raises:
         InputError: The file is absent or not a raster, or rasterio is not installed.
     """
+    import_rasterio()
     try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-    except ImportError as error:
-        raise InputError(f'{path}: rasters need the package rasterio; pip install "igll[geo]"') from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path, **options)
+        dataset = open_quietly(path, **options)
     except raster_errors() as error:
         if not Path(path).exists():
             raise InputError(f"{path}: no such file; check the path") from error
-        raise InputError(f"{path}: cannot be opened as a raster ({_reason(error)})") from error
+        raise InputError(f"{path}: cannot be opened as a raster ({one_line(error)})") from error
     with dataset:
         yield dataset
 
@@ -89,34 +72,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except raster_errors() as error:
-        reason = _reason(error)
+        reason = one_line(error)
         raise InputError(f"{path}: cannot be read ({reason}); the file is damaged or cut short") from error
-
-
-def strips(height: int, width: int) -> Iterator[Area]:
-    """A raster's rows in order, ``STRIP`` at a time and as wide as it is."""
-    for top in range(0, height, STRIP):
-        yield Area(top, 0, min(STRIP, height - top), width)
-
-
-def pieces(dataset: Any, strip: Area) -> Iterator[Area]:
-    """Parts of a strip whose values in all bands fit into memory, along the blocks the file is stored in.
-
-    A file of whole rows is cut across, one of tiles lengthwise, so that no block is decoded over and over.
-    """
-    pixels = max(1, _PIECE_BYTES // (8 * dataset.count))  # 8 bytes hold a value of any type
-    if dataset.block_shapes[0][1] >= dataset.width:
-        height, width = max(1, pixels // strip.width), strip.width
-    else:
-        height, width = strip.height, max(1, pixels // STRIP // STRIP) * STRIP
-    for top in range(0, strip.height, height):
-        for left in range(0, strip.width, width):
-            yield Area(
-                strip.top + top,
-                strip.left + left,
-                min(height, strip.height - top),
-                min(width, strip.width - left),
-            )
 
 
 def raster_errors() -> tuple[type[Exception], ...]:
@@ -127,9 +84,9 @@ def raster_errors() -> tuple[type[Exception], ...]:
     return RasterioError, CPLE_BaseError
 
 
-def _reason(error: BaseException) -> str:
-    """What GDAL said, on one line; rasterio's own exception often only points to it."""
+def one_line(error: BaseException) -> str:
+    """What GDAL said of a failure, without line breaks; rasterio's own exception often only points to it."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LARGEST_REASON else text[: _LARGEST_REASON - 1] + "…"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

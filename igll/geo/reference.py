@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from igll.errors import InputError
 from igll.geo.box import Box
 from igll.geo.levels import FACTOR
+from igll.geo.missing_values import data_bands
 from igll.geo.raster import open_raster, reading
 
 _SAMPLE = 1024
@@ -85,18 +86,12 @@ def open_reference(path: Path, scene: Path, count: int, level: int) -> Iterator[
             height=-(-target.height // factor),
             resampling=Resampling.average if level else Resampling.bilinear,
             # 0 beyond the reference's extent, and where it has no value; one of its own is passed on.
-            add_alpha=len(_data_bands(reference)) == reference.count,
+            add_alpha=len(data_bands(reference)) == reference.count,
             **source,
         ) as grid:
-            bands = _data_bands(reference)
+            bands = data_bands(reference)
             shown = tuple(bands[min(place, len(bands) - 1)] for place in range(count))
             yield Reference(grid, path, shown, _limits(grid, path, shown))
-
-
-def _data_bands(dataset: Any) -> list[int]:
-    from rasterio.enums import ColorInterp
-
-    return [band for band, kind in enumerate(dataset.colorinterp, 1) if kind != ColorInterp.alpha]
 
 
 def _missing(grid: Any, values_CHW: NDArray[np.float64], **where: Any) -> NDArray[np.bool_]:

@@ -51,7 +51,8 @@ class Tile(NamedTuple):
         frame: What the model sees.
         reach: Where the pixels that it fills lie.
         core: Of a piece of a hole that is cut: its share of the grid; else None.
-        guided: Whether ground is so far that a coarser filling has to lead.
+        guided: Whether a coarser filling has to lead: in a piece, where ground is farther than the context;
+            for whole holes, where the frame shows no ground at all.
     """
 
     number: int
@@ -117,8 +118,7 @@ def plan_tiles(grid: CellGrid, sizes: TileSizes) -> Plan:
     for index, (box, members) in enumerate(groups):
         owner[members] = index
         frame = _frame(box, grid, sizes)
-        guided = _any_in(far_YX, grid, box) or not shows_ground(grid, frame)
-        tiles.append(Tile(index, frame, box, None, guided))
+        tiles.append(Tile(index, frame, box, None, not shows_ground(grid, frame)))
     owner_YX = owner[label_YX]
     for core in _cores(owner_YX, grid, sizes):
         reach = core.grown(sizes.blend, grid.height, grid.width)

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from igll.geo.blocks import block_windows
-from igll.geo.gdal_session import open_quietly
+from igll.geo.box import Box, stored_blocks
 from igll.geo.metadata import differing_metadata
 from igll.geo.missing_values import alpha_bands, has_mask, missing_values
 from igll.geo.pixel_class import PixelClass
-from igll.geo.raster import reading
+from igll.geo.raster import open_quietly, reading
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,8 @@ class Scene:
     classes: Any
     bands: tuple[int, ...]
 
-    def to_fill(self, window: Any) -> NDArray[np.bool_]:
+    def to_fill(self, box: Box) -> NDArray[np.bool_]:
         """Where values are to be written: in holes, and in gaps where the band itself has no value.
-
-        Args:
-            window: ``rasterio.windows.Window``.
 
         Returns:
             (C, H, W) for the bands that are filled.
@@ -50,12 +46,12 @@ class Scene:
             InputError: The scene or the classes cannot be read.
         """
         with reading(self.classes_path):
-            classes_HW = self.classes.read(1, window=window)
+            classes_HW = self.classes.read(1, window=box.window())
         fill_CHW = np.repeat((classes_HW == PixelClass.HOLE)[None], len(self.bands), axis=0)
         gap_HW = classes_HW == PixelClass.GAP
         if gap_HW.any():
             with reading(self.path):
-                fill_CHW |= gap_HW & missing_values(self.dataset, self.bands, window)
+                fill_CHW |= gap_HW & missing_values(self.dataset, self.bands, box)
         return fill_CHW
 
 
@@ -84,9 +80,9 @@ def find_fault(scene: Scene, result: Path, tags: Mapping[str, str], progress: bo
             return "its overviews would not be kept"
         if has_mask(copy) != has_mask(scene.dataset):
             return "the mask would not be kept"
-        windows = list(block_windows(copy))
-        for window in tqdm(windows, desc="check", unit="block", leave=False, disable=not progress):
-            if fault := _fault_in(scene, copy, window):
+        boxes = list(stored_blocks(copy))
+        for box in tqdm(boxes, desc="check", unit="block", leave=False, disable=not progress):
+            if fault := _fault_in(scene, copy, box):
                 return fault
     for level in range(len(factors[0])):
         _read_through(result, level)
@@ -96,13 +92,13 @@ def find_fault(scene: Scene, result: Path, tags: Mapping[str, str], progress: bo
 def _read_through(result: Path, level: int) -> None:
     """Decode all of an overview, which fails where writing it has: GDAL does not always say so."""
     with open_quietly(result, overview_level=level) as overview:
-        for window in block_windows(overview):
-            overview.read(window=window)
-            overview.read_masks(1, window=window)
+        for box in stored_blocks(overview):
+            overview.read(window=box.window())
+            overview.read_masks(1, window=box.window())
 
 
-def _fault_in(scene: Scene, copy: Any, window: Any) -> str | None:
-    fill_CHW = scene.to_fill(window)
+def _fault_in(scene: Scene, copy: Any, box: Box) -> str | None:
+    fill_CHW, window = scene.to_fill(box), box.window()
     touched_HW = fill_CHW.any(axis=0)
     with reading(scene.path):
         before_CHW = scene.dataset.read(window=window)
@@ -120,7 +116,7 @@ def _fault_in(scene: Scene, copy: Any, window: Any) -> str | None:
         if (changed_HW & ~touched_HW).any():
             return "the mask of known pixels would differ from the input's"
     if touched_HW.any():
-        empty_CHW = missing_values(copy, scene.bands, window) & fill_CHW
+        empty_CHW = missing_values(copy, scene.bands, box) & fill_CHW
         if empty_CHW.any():
             return f"{np.count_nonzero(empty_CHW.any(axis=0))} pixels of the hole were left without a value"
     return None

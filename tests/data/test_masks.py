@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage as ndimage
 from PIL import Image
 
-from igll.data.masks import MASK_KINDS, PLACEMENTS, SLC_PERIOD, SLC_TILT, _earliest, make_mask
+from igll.data.masks import MASK_KINDS, PLACEMENTS, SLC_PERIOD, SLC_TILT, _earliest, grow_hole, make_mask
 from igll.errors import InputError
 
 SIZES = ((16, 16), (17, 31), (64, 16), (100, 60), (256, 256))
@@ -200,3 +200,14 @@ def test_of_equal_values_the_first_are_taken():
     field = np.array([[2.0, 1.0, 2.0], [2.0, 0.0, np.inf]])
     np.testing.assert_array_equal(_earliest(field, 3).ravel(), [True, True, False, False, True, False])
     np.testing.assert_array_equal(_earliest(np.zeros((2, 3)), 4).ravel(), [True] * 4 + [False] * 2)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3, 20])
+def test_growth_is_a_dilation_by_a_disc(radius):
+    hole = draw("irregular", 0.05, 0, size=64)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    assert np.array_equal(grow_hole(hole, radius), ndimage.binary_dilation(hole, x**2 + y**2 <= radius**2))
+
+
+def test_growth_of_nothing_is_nothing():
+    assert not grow_hole(np.zeros((20, 30), dtype=bool), 5).any()

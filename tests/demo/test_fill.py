@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import binary_dilation
 
 import igll
 from igll.baselines import CLASSICAL
 from igll.config import build_config
 from igll.data.files import read_mask
+from igll.data.masks import grow_hole
 from igll.demo.fill import (
     EXAMPLES,
     MAX_PIXELS,
@@ -19,7 +19,6 @@ from igll.demo.fill import (
     Method,
     classical_method,
     fill_upload,
-    grow,
     open_mask,
     open_upload,
     painted_hole,
@@ -93,17 +92,6 @@ def test_networks_that_the_page_cannot_serve(tmp_path):
 # --- holes
 
 
-@pytest.mark.parametrize("radius", [0, 1, 3, 20])
-def test_growth_is_a_dilation_by_a_disc(radius):
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    disc = x**2 + y**2 <= radius**2
-    assert np.array_equal(grow(HOLE, radius), binary_dilation(HOLE, disc))
-
-
-def test_growth_of_nothing_is_nothing():
-    assert not grow(np.zeros(SIZE, dtype=bool), 5).any()
-
-
 def test_painted_is_whatever_is_not_wholly_transparent():
     one, two = layer(HOLE), layer(np.zeros(SIZE, dtype=bool))
     two[0, 0, 3] = 1
@@ -157,7 +145,7 @@ def test_the_hole_is_what_is_painted_and_what_the_mask_marks_grown_together(tmp_
     marked[2, 3] = True
     mask = save(tmp_path / "mask.tif", marked.astype(np.uint8) * np.uint8(255))
     done = fill_upload(HARMONIC, path, Hole([layer(HOLE)], mask, 2), tmp_path)
-    wanted = grow(HOLE | marked, 2)
+    wanted = grow_hole(HOLE | marked, 2)
     assert np.array_equal(read_mask(done.mask), wanted)
     share = 100 * wanted.mean()
     assert done.status.startswith(f"{wanted.sum()} pixels filled ({share:.1f} % of the image) in 0.")

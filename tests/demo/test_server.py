@@ -50,7 +50,11 @@ def test_checkpoint_and_method_exclude_each_other():
     assert done.returncode == 2 and "not allowed with" in done.stderr
 
 
-def test_ctrl_c_ends_it_and_leaves_no_file(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")],
+)
+def test_signals_end_it_and_leave_no_file(tmp_path: Path, number: signal.Signals, code: int, message: str):
     pytest.importorskip("gradio", reason="gradio is not installed")
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "--method", "nearest"],
@@ -63,8 +67,8 @@ def test_ctrl_c_ends_it_and_leaves_no_file(tmp_path: Path):
     line = process.stdout.readline()
     assert line.startswith("igll-demo: http://127.0.0.1:") and "nearest pixel" in line
     assert any(tmp_path.iterdir())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert errors == "error: interrupted\n"
+    assert process.returncode == code
+    assert errors == message
     assert not any(tmp_path.iterdir())

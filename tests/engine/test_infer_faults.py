@@ -233,7 +233,7 @@ def test_pictures_refuse_what_is_for_scenes(tmp_path, capsys):
     Image.fromarray(np.eye(20, dtype=np.uint8) * 255).save(mask)
     out = tmp_path / "out/out.png"
     model = ("--method", "harmonic", "--masks", mask)
-    for options in (["--clouds"], ["--nodata"], ["--cog"], ["--dilate", 2], ["--stretch", "full"]):
+    for options in (["--clouds"], ["--nodata"], ["--cog"], ["--stretch", "full"]):
         line = refused(capsys, picture, out, *model, *options)
         assert (
             line == f"error: {picture}: is filled as a picture, and {options[0]} is for scenes; leave it out"

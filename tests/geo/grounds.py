@@ -1,28 +1,67 @@
-"""Small rasters for the tests of this folder."""
+"""Small rasters for the tests of this folder: noise, hills, blobs, and what is missing in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.transform import from_origin
 
 from igll.geo.cells import CellGrid, cell_side
 from igll.geo.pixel_class import PixelClass
 
+UTM = "EPSG:32618"
+WEST, NORTH, PIXEL = 400_000.0, 4_500_000.0, 10.0
 
-def write_raster(path: Path, values_CHW: np.ndarray, **options) -> Path:
-    """A GeoTIFF with a coordinate system, of pixels of 10 m."""
+
+def grid(west: float = WEST, north: float = NORTH, pixel: float = PIXEL) -> Any:
+    from rasterio.transform import Affine
+
+    return Affine(pixel, 0, west, 0, -pixel, north)
+
+
+def write_raster(path: Path, values: np.ndarray, **options: Any) -> Path:
+    """Write (C, H, W) or (H, W), and a mask if one is given, on ``grid()`` unless told otherwise."""
+    from igll.geo.raster import open_quietly
+
+    values_CHW = values if values.ndim == 3 else values[None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = values_CHW.shape
-    keys = {
-        "driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values_CHW.dtype,
-        "crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10),
+    keys: dict[str, Any] = {
+        "driver": "GTiff", "crs": UTM, "transform": grid(), "tiled": True, "blockxsize": 64, "blockysize": 64,
     } | options  # fmt: skip
-    with rasterio.open(path, "w", **keys) as target:
+    mask_HW = keys.pop("mask", None)
+    count, height, width = values_CHW.shape
+    shape = {"count": count, "height": height, "width": width}
+    with open_quietly(path, "w", dtype=values_CHW.dtype, **shape, **keys) as target:
         target.write(values_CHW)
+        if mask_HW is not None:
+            target.write_mask(mask_HW)
     return path
+
+
+def load(path: Path) -> np.ndarray:
+    """First band."""
+    from igll.geo.raster import open_quietly
+
+    with open_quietly(path) as source:
+        return source.read(1)
+
+
+def write_classes(path: Path, class_HW: np.ndarray) -> Path:
+    return write_raster(path, class_HW.astype(np.uint8), compress="deflate")
+
+
+def blobs(shape: tuple[int, int], seed: int, share: float = 0.1) -> np.ndarray:
+    """A patchy boolean array."""
+    from scipy import ndimage
+
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 4)
+    return noise > np.quantile(noise, 1 - share)
+
+
+def ground(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint8") -> np.ndarray:
+    """Noise from 1 to 200."""
+    return np.random.default_rng(seed).integers(1, 201, size=shape).astype(dtype)
 
 
 def grid_of(missing_HW: np.ndarray, void_HW: np.ndarray | None = None) -> CellGrid:

@@ -1,4 +1,4 @@
-"""Small georeferenced rasters of every kind, for tests."""
+"""Rasters with something of everything that GeoTIFF can say, and reading all of that back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.rpc import RPC
-from rasterio.transform import from_origin
 
-from igll.geo.gdal_session import open_quietly
 from igll.geo.pixel_class import PixelClass
+from igll.geo.raster import open_quietly
+from tests.geo.grounds import UTM, grid
 
 HEIGHT, WIDTH = 150, 170
 TAGS = {"IGLL_MODEL": "abc123", "IGLL_HOLE": "square"}
@@ -34,11 +34,11 @@ def pixels(dtype: str, count: int = 3, seed: int = 0, limit: int | None = None) 
     return rng.integers(low, high, size=shape, endpoint=True, dtype=np.dtype(dtype))
 
 
-def write_raster(path: Path, data: Data, *, mask: Data | None = None, **profile: Any) -> Path:
-    """A GeoTIFF with something of everything that GeoTIFF can say of a raster."""
+def write_described(path: Path, data: Data, *, mask: Data | None = None, **profile: Any) -> Path:
+    """A GeoTIFF with tags, scales, units and statistics (not if ``bare``), and whatever else is asked for."""
     settings: dict[str, Any] = {
         "driver": "GTiff", "count": len(data), "height": data.shape[1], "width": data.shape[2],
-        "dtype": data.dtype, "crs": "EPSG:32631", "transform": from_origin(5e5, 5e6, 10, 10),
+        "dtype": data.dtype, "crs": UTM, "transform": grid(),
     }  # fmt: skip
     extra = {key: profile.pop(key, None) for key in ("overviews", "colorinterp", "bare")}
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
@@ -67,16 +67,6 @@ def _describe(raster: Any) -> None:
     for band in raster.indexes:
         raster.update_tags(band, wavelength=f"{band}00", STATISTICS_MEAN="3", STATISTICS_MAXIMUM="9")
         raster.update_tags(band, ns="MY_DOMAIN", band=str(band))
-
-
-def write_classes(path: Path, classes_HW: Data) -> Path:
-    with open_quietly(
-        path, "w", driver="GTiff", count=1, dtype="uint8", width=classes_HW.shape[1],
-        height=classes_HW.shape[0], crs="EPSG:32631", transform=from_origin(5e5, 5e6, 10, 10),
-        tiled=True, blockxsize=64, blockysize=64, compress="deflate",
-    ) as raster:  # fmt: skip
-        raster.write(classes_HW.astype(np.uint8), 1)
-    return path
 
 
 def square_hole(shape: tuple[int, int] = (HEIGHT, WIDTH)) -> Data:

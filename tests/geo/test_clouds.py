@@ -10,7 +10,9 @@ from scipy import ndimage
 from igll.errors import InputError
 from igll.geo.holes import HoleSources, write_classes
 from igll.geo.pixel_class import PixelClass
-from tests.geo.rasters import blobs, ground, load, save
+from tests.geo.grounds import blobs, ground, load, write_raster
+
+pytest.importorskip("rasterio")
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -33,7 +35,7 @@ def rule_on_the_whole(bands: np.ndarray) -> np.ndarray:
 
 def test_windows_make_no_difference(tmp_path: Path) -> None:
     bands = cloudy((150, 210))
-    scene = save(tmp_path / "a.tif", bands)
+    scene = write_raster(tmp_path / "a.tif", bands)
     counts = write_classes(scene, HoleSources(clouds=True), tmp_path / "c.tif", progress=False)
     expected = rule_on_the_whole(bands)
     assert ((load(tmp_path / "c.tif") == PixelClass.HOLE) == expected).all()
@@ -42,13 +44,13 @@ def test_windows_make_no_difference(tmp_path: Path) -> None:
 
 
 def test_a_scene_of_one_value_has_no_clouds(tmp_path: Path) -> None:
-    scene = save(tmp_path / "a.tif", np.full((3, 40, 50), 255, dtype=np.uint8))
+    scene = write_raster(tmp_path / "a.tif", np.full((3, 40, 50), 255, dtype=np.uint8))
     counts = write_classes(scene, HoleSources(clouds=True), tmp_path / "c.tif", progress=False)
     assert (counts.known, counts.hole) == (2000, 0)
 
 
 def test_needs_three_bands(tmp_path: Path) -> None:
-    scene = save(tmp_path / "a.tif", ground((2, 40, 50)))
+    scene = write_raster(tmp_path / "a.tif", ground((2, 40, 50)))
     with pytest.raises(InputError, match="has 2"):
         write_classes(scene, HoleSources(clouds=True), tmp_path / "c.tif", progress=False)
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import rasterio
 
 from igll.geo.box import Box
 from igll.geo.levels import FACTOR, Level, read_enlarged, reduce_level, smooth
 from igll.geo.pixel_class import PixelClass
+from igll.geo.raster import open_quietly
 from tests.geo.grounds import classes_of, smooth_scene, write_raster
 
 
@@ -27,7 +27,7 @@ def test_a_coarser_level_is_the_mean_of_known_pixels(tmp_path, monkeypatch, size
     monkeypatch.setattr("igll.geo.levels._BLOCK", 16)
     level, values_CHW, class_HW = make_level(tmp_path, size, bands=(1, 3))
     coarse = reduce_level(level, tmp_path)
-    with rasterio.open(coarse.values) as values, rasterio.open(coarse.classes) as classes:
+    with open_quietly(coarse.values) as values, open_quietly(coarse.classes) as classes:
         mean_CHW, coarse_HW = values.read(), classes.read(1)
     assert mean_CHW.shape == (2, -(-size[0] // 4), -(-size[1] // 4))
     for row, column in np.ndindex(*coarse_HW.shape):

@@ -16,11 +16,11 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.shutil import copy as gdal_copy
 from rasterio.windows import Window
 
-from igll.geo.blocks import block_windows
-from igll.geo.gdal_session import open_quietly
 from igll.geo.output import filled_copy
+from igll.geo.raster import open_quietly
 from tests.geo import scenes
-from tests.geo.scenes import HEIGHT, HOLE, TAGS, WIDTH, pixels, square_hole, tell, write_classes, write_raster
+from tests.geo.grounds import write_classes
+from tests.geo.scenes import HEIGHT, HOLE, TAGS, WIDTH, pixels, square_hole, tell, write_described
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 RGBA = (*RGB, ColorInterp.alpha)
@@ -107,7 +107,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_everything_but_the_hole_survives(tmp_path: Path, name: str):
     dtype, profile = FILES[name]
-    scene = write_raster(tmp_path / "scene.tif", pixels(dtype), **profile)
+    scene = write_described(tmp_path / "scene.tif", pixels(dtype), **profile)
     out = fill(scene, tmp_path / "out.tif")
     value = 7.4 if dtype.startswith("float") else 7
     check_filled(scene, out, value)
@@ -120,16 +120,18 @@ def test_bits_and_masks_and_points_and_coefficients_survive(tmp_path: Path):
     mask = rng.random((HEIGHT, WIDTH)) > 0.2
     mask[60:80] = False
     files = {
-        "twelve.tif": write_raster(tmp_path / "twelve.tif", pixels("uint16", limit=4095), nbits=12),
-        "half.tif": write_raster(tmp_path / "half.tif", pixels("float16").astype("float32"), nbits=16),
-        "mask.tif": write_raster(tmp_path / "mask.tif", pixels("uint8"), mask=mask, overviews=[2], **TILED),
-        "points.tif": write_raster(
+        "twelve.tif": write_described(tmp_path / "twelve.tif", pixels("uint16", limit=4095), nbits=12),
+        "half.tif": write_described(tmp_path / "half.tif", pixels("float16").astype("float32"), nbits=16),
+        "mask.tif": write_described(
+            tmp_path / "mask.tif", pixels("uint8"), mask=mask, overviews=[2], **TILED
+        ),
+        "points.tif": write_described(
             tmp_path / "points.tif", pixels("uint8"), gcps=scenes.control_points(), transform=None
         ),
-        "rpc.tif": write_raster(
+        "rpc.tif": write_described(
             tmp_path / "rpc.tif", pixels("uint16"), rpcs=scenes.coefficients(), crs=None, transform=None
         ),
-        "nowhere.tif": write_raster(tmp_path / "nowhere.tif", pixels("uint8"), crs=None, transform=None),
+        "nowhere.tif": write_described(tmp_path / "nowhere.tif", pixels("uint8"), crs=None, transform=None),
     }
     (tmp_path / "out").mkdir()
     for name, scene in files.items():
@@ -145,7 +147,7 @@ def test_bits_and_masks_and_points_and_coefficients_survive(tmp_path: Path):
 def test_alpha_becomes_opaque_in_the_hole(tmp_path: Path, dtype: str):
     data = pixels(dtype, 4)
     data[3, 50:70] = 0
-    scene = write_raster(
+    scene = write_described(
         tmp_path / "scene.tif", data, photometric="rgb", alpha="yes", colorinterp=RGBA, overviews=[2], **TILED
     )
     out = fill(scene, tmp_path / "out.tif")
@@ -158,13 +160,13 @@ def test_float_alpha_takes_the_highest_in_use(tmp_path: Path):
     data[1] = 0.8
     data[1, 50:60] = 0
     interpretation = (ColorInterp.gray, ColorInterp.alpha)
-    scene = write_raster(tmp_path / "scene.tif", data, colorinterp=interpretation, alpha="yes")
+    scene = write_described(tmp_path / "scene.tif", data, colorinterp=interpretation, alpha="yes")
     with open_quietly(fill(scene, tmp_path / "out.tif")) as raster:
         assert (raster.read(2)[HOLE] == np.float32(0.8)).all()
 
 
 def test_only_the_bands_asked_for_are_filled(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("int16", 5), interleave="band")
+    scene = write_described(tmp_path / "scene.tif", pixels("int16", 5), interleave="band")
     out = fill(scene, tmp_path / "out.tif", bands=[4, 2])
     check_filled(scene, out, 7, [2, 4])
     with open_quietly(out) as raster:
@@ -174,7 +176,7 @@ def test_only_the_bands_asked_for_are_filled(tmp_path: Path):
 
 
 def test_statistics_stay_where_nothing_is_filled(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"))
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8"))
     out = fill(scene, tmp_path / "out.tif", classes_HW=np.zeros((HEIGHT, WIDTH)))
     with open_quietly(out) as raster, open_quietly(scene) as before:
         assert raster.tags(2) == before.tags(2)
@@ -182,7 +184,7 @@ def test_statistics_stay_where_nothing_is_filled(tmp_path: Path):
 
 
 def test_statistics_of_a_side_file_do_not_come_back(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8"), bare=True)
     Path(f"{scene}.aux.xml").write_text(
         '<PAMDataset><PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MEAN">128</MDI></Metadata>'
         "<Histograms><HistItem><HistMin>0</HistMin><HistMax>255</HistMax><BucketCount>2</BucketCount>"
@@ -195,7 +197,7 @@ def test_statistics_of_a_side_file_do_not_come_back(tmp_path: Path):
 
 
 def test_a_side_file_that_says_more_is_kept(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8", 1), bare=True)
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8", 1), bare=True)
     Path(f"{scene}.aux.xml").write_text(
         '<PAMDataset><PAMRasterBand band="1"><CategoryNames><Category>sea</Category></CategoryNames>'
         "</PAMRasterBand></PAMDataset>"
@@ -205,7 +207,7 @@ def test_a_side_file_that_says_more_is_kept(tmp_path: Path):
 
 
 def test_side_files_of_an_older_result_do_not_stay(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8"), bare=True)
     for suffix in ("", ".aux.xml", ".ovr", ".msk"):
         (tmp_path / f"out.tif{suffix}").write_text("old")
     fill(scene, tmp_path / "out.tif")
@@ -214,7 +216,7 @@ def test_side_files_of_an_older_result_do_not_stay(tmp_path: Path):
 
 @pytest.mark.parametrize("predictor", [None, 2])
 def test_a_cog_stays_one(tmp_path: Path, predictor: int | None):
-    plain = write_raster(tmp_path / "plain.tif", pixels("uint16"), nodata=0, **TILED)
+    plain = write_described(tmp_path / "plain.tif", pixels("uint16"), nodata=0, **TILED)
     scene = tmp_path / "scene.tif"
     gdal_copy(
         plain, scene, driver="COG", compress="LZW", predictor="YES" if predictor else "NO", blocksize=128,
@@ -227,7 +229,7 @@ def test_a_cog_stays_one(tmp_path: Path, predictor: int | None):
 
 
 def test_a_cog_on_demand(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("float32"), compress="zstd", predictor=3, **TILED)
+    scene = write_described(tmp_path / "scene.tif", pixels("float32"), compress="zstd", predictor=3, **TILED)
     out = fill(scene, tmp_path / "out.tif", cog=True)
     check_filled(scene, out, 7.4)
     tale, before = tell(out), expected_tale(scene)
@@ -242,7 +244,7 @@ def test_lossy_sources_keep_what_they_decode_to(tmp_path: Path):
         "webp": {"compress": "webp", "photometric": "rgb"},
         "lerc": {"compress": "lerc", "max_z_error": 3, "photometric": "rgb"},
     }.items():
-        scene = write_raster(tmp_path / f"{name}.tif", pixels("uint8"), **profile)
+        scene = write_described(tmp_path / f"{name}.tif", pixels("uint8"), **profile)
         out = fill(scene, tmp_path / "out.tif")
         check_filled(scene, out, 7)
         tale, before = tell(out), expected_tale(scene)
@@ -253,7 +255,7 @@ def test_lossy_sources_keep_what_they_decode_to(tmp_path: Path):
 
 @pytest.mark.parametrize("driver, suffix", [("PNG", "png"), ("ENVI", "img"), ("HFA", "img"), ("VRT", "vrt")])
 def test_other_formats_become_geotiff(tmp_path: Path, driver: str, suffix: str):
-    plain = write_raster(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
+    plain = write_described(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
     scene = tmp_path / f"scene.{suffix}"
     gdal_copy(plain, scene, driver=driver)
     out = fill(scene, tmp_path / "out.tif")
@@ -269,8 +271,8 @@ def test_blocks_that_grow_leave_no_holes_in_the_file(tmp_path: Path):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (3, HEIGHT, WIDTH)).astype(np.uint8)
     profile = TILED | {"compress": "deflate", "predictor": 2, "interleave": "band", "overviews": [2]}
-    scene = write_raster(tmp_path / "scene.tif", np.full_like(noise, 9), mask=noise[0] > 20, **profile)
-    fresh = write_raster(tmp_path / "fresh.tif", noise, **profile)
+    scene = write_described(tmp_path / "scene.tif", np.full_like(noise, 9), mask=noise[0] > 20, **profile)
+    fresh = write_described(tmp_path / "fresh.tif", noise, **profile)
     classes = write_classes(tmp_path / "classes.tif", np.ones((HEIGHT, WIDTH)))
     out = tmp_path / "out.tif"
     with filled_copy(scene, classes, out, TAGS, progress=False) as copy:
@@ -287,7 +289,7 @@ def test_blocks_that_grow_leave_no_holes_in_the_file(tmp_path: Path):
 
 
 def test_masks_and_overviews_beside_the_file_move_into_it(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8"), bare=True)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), open_quietly(scene, "r+") as raster:
         raster.write_mask(np.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.2)
     with rasterio.Env(TIFF_USE_OVR=True), open_quietly(scene, "r+") as raster:
@@ -300,28 +302,23 @@ def test_masks_and_overviews_beside_the_file_move_into_it(tmp_path: Path):
 
 
 def test_a_combination_of_values_that_means_none_is_avoided(tmp_path: Path):
-    scene = write_raster(tmp_path / "scene.tif", pixels("uint8"), bare=True)
+    scene = write_described(tmp_path / "scene.tif", pixels("uint8"), bare=True)
     with open_quietly(scene, "r+") as raster:
         raster.update_tags(NODATA_VALUES="7 7 7")
     with open_quietly(fill(scene, tmp_path / "out.tif")) as raster:
         assert (raster.read()[:, HOLE[0], HOLE[1]] == 8).all() and (raster.dataset_mask()[HOLE] == 255).all()
 
 
-@pytest.mark.parametrize("block", [{"blockysize": 1}, {"blockysize": HEIGHT}, TILED])
-@pytest.mark.parametrize("memory", [1, 20_000, 2**30])
-def test_windows_cover_a_raster_once_within_memory(tmp_path: Path, block: dict[str, Any], memory: int):
-    covered_HW = np.zeros((HEIGHT, WIDTH), int)
-    with open_quietly(write_raster(tmp_path / "scene.tif", pixels("uint16"), **block)) as raster:
-        height, width = raster.block_shapes[0]
-        for window in block_windows(raster, memory):
-            covered_HW[window.toslices()] += 1
-            assert window.height * window.width * 6 <= max(memory, height * width * 6)
-            assert window.row_off % height == window.col_off % width == 0
-    assert (covered_HW == 1).all()
+@pytest.mark.parametrize("rows", [1, 2500])
+def test_a_high_image_in_strips_of_a_row_or_a_single_one(tmp_path: Path, rows: int):
+    """GDAL presents both row by row, and does not write to a single strip of more than 2,000 rows."""
+    data = np.random.default_rng(0).integers(1, 255, (2, 2500, WIDTH), dtype=np.uint8)
+    scene = write_described(tmp_path / "scene.tif", data, bare=True, compress="deflate", blockysize=rows)
+    check_filled(scene, fill(scene, tmp_path / "out.tif"), 7)
 
 
 def test_a_jpeg2000_becomes_geotiff(tmp_path: Path):
-    plain = write_raster(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
+    plain = write_described(tmp_path / "plain.tif", pixels("uint8"), bare=True, colorinterp=RGB)
     scene = tmp_path / "scene.jp2"
     gdal_copy(plain, scene, driver="JP2OpenJPEG", reversible="yes", quality="100")
     out = fill(scene, tmp_path / "out.tif")
@@ -333,7 +330,7 @@ def test_not_a_number_keeps_its_payload(tmp_path: Path):
     data = pixels("float32", 1)
     bits(data)[0, 0] = np.random.default_rng(0).integers(0x7F800001, 0x7FFFFFFF, WIDTH)
     data[0, 1] = -0.0
-    scene = write_raster(tmp_path / "scene.tif", data, compress="deflate", predictor=3)
+    scene = write_described(tmp_path / "scene.tif", data, compress="deflate", predictor=3)
     check_filled_bits = fill(scene, tmp_path / "out.tif")
     with open_quietly(check_filled_bits) as raster:
         np.testing.assert_array_equal(bits(raster.read())[0, :2], bits(data)[0, :2])
