@@ -25,7 +25,7 @@ from tests.engine.scene_files import (
 )  # fmt: skip
 from tests.geo.grounds import write_raster
 
-FAR = {"transform": from_origin(900_000, 5_000_000, 10, 10)}
+FAR = {"transform": from_origin(900_000, 4_500_000, 10, 10)}
 
 
 @pytest.fixture
