@@ -102,7 +102,7 @@ def test_references_go_to_the_models_that_look_at_them(scene, tmp_path):
     texture = np.random.default_rng(0).integers(0, 255, (1, *SIZE), dtype=np.uint8)
     other = write_raster(tmp_path / "other.tif", texture)
     fillers = {"network": oracle, "nearest": MethodFiller("nearest")}
-    request = ScoreRequest([scene], ("square",), 0.1, 3, OPTIONS, {scene: other})
+    request = ScoreRequest([scene], ("square",), 0.1, 3, OPTIONS, references={scene: other})
     rows = score_scenes(request, fillers, tmp_path / "out")
     assert len(rows) == 2 and all(np.isfinite(row["psnr_hole"]) for row in rows)
 
