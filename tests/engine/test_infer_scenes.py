@@ -29,7 +29,7 @@ from tests.engine.scene_files import (
     tiny,
     values,
 )  # fmt: skip
-from tests.geo.grounds import write_raster
+from tests.geo.grounds import NORTH, WEST, grid, write_raster
 
 HOLE = hole_of()
 SQUARE = np.zeros(SIZE, bool)
@@ -115,13 +115,10 @@ def test_a_gap_in_one_band_alone_leaves_the_other_bands_as_they_are(blind, tmp_p
 def test_masks_of_every_kind(tmp_path):
     scene = write_raster(tmp_path / "scene.tif", values("uint8", 3))
     mask_1HW = SQUARE.astype(np.uint8)[None]
-    north = 5_000_000
-    corners = [
-        (500_500, north - 400), (500_800, north - 400), (500_800, north - 600), (500_500, north - 600),
-        (500_500, north - 400),
-    ]  # fmt: skip
+    sides = ((500, 400), (800, 400), (800, 600), (500, 600), (500, 400))
+    corners = [(WEST + right, NORTH - down) for right, down in sides]
     shape = {"type": "Polygon", "coordinates": [corners]}
-    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32618"}}
     features = [{"type": "Feature", "properties": {}, "geometry": shape}]
     vector = tmp_path / "shape.geojson"
     vector.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
@@ -291,12 +288,12 @@ def test_references_on_any_grid(oracle, tmp_path):
     rgba_CHW = np.concatenate([texture_1HW] * 4)
     references = [
         write_raster(tmp_path / "same.tif", values("uint8", 3)),
-        write_raster(tmp_path / "fine.tif", texture_1HW, nodata=0, transform=from_origin(5e5, 5e6, 5, 5)),
+        write_raster(tmp_path / "fine.tif", texture_1HW, nodata=0, transform=grid(pixel=5)),
         write_raster(tmp_path / "half.tif", texture_1HW[:, :60, :75]),
         write_raster(tmp_path / "alpha.tif", rgba_CHW, photometric="RGB", alpha="YES"),
         write_raster(
             tmp_path / "degrees.tif", texture_1HW, nodata=0, crs="EPSG:4326",
-            transform=from_origin(8.999, 45.155, 1e-4, 7e-5),
+            transform=from_origin(-76.184, 40.646, 1e-4, 7e-5),
         ),
     ]  # fmt: skip
     filled = {}
@@ -309,7 +306,7 @@ def test_references_on_any_grid(oracle, tmp_path):
 
 def test_references_that_do_not_fit(blind, oracle, tmp_path, capsys):
     scene = gapped(tmp_path / "scene.tif", values("uint16", 3), HOLE)
-    far = {"transform": from_origin(900_000, 5_000_000, 10, 10)}
+    far = {"transform": from_origin(WEST + 400_000, NORTH, 10, 10)}
     cases = [
         (blind, write_raster(tmp_path / "same.tif", values("uint8")), "looks at no edge map"),
         (oracle, write_raster(tmp_path / "far.tif", values("uint8"), **far), "shows no part of the scene"),
