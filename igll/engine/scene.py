@@ -34,7 +34,7 @@ from igll.geo.output import fillable_bands, filled_copy, is_finished, write_fill
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
-from igll.geo.tiling import Plan, TileSizes, plan_tiles
+from igll.geo.tiling import Plan, TileSizes, plan_tiles, shows_ground
 from igll.storage import replacing
 
 # Changes whenever the same request may give another result.
@@ -154,7 +154,9 @@ def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
     grid = read_cells(level.classes)
     plan = plan_tiles(grid, job.sizes)
     coarse = None
-    if plan.guided and (max(grid.height, grid.width) > job.sizes.tile or _sees_nothing(plan)):
+    # A frame may hold nothing known, as around a hole far inside of what is to stay empty.
+    blind = not all(shows_ground(grid, tile.frame) for tile in plan.tiles)
+    if plan.guided and (blind or max(grid.height, grid.width) > job.sizes.tile):
         coarse = _filled_level(job, reduce_level(level, job.work))
     store = TileStore(job.work / f"tiles{level.number}")
     with ExitStack() as stack:
@@ -168,13 +170,6 @@ def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
             if not store.holds(tile):
                 store.put(tile, fill(tile))
     return plan, store
-
-
-def _sees_nothing(plan: Plan) -> bool:
-    """Whether a frame holds no known pixel, as around a hole far inside of what is to stay empty."""
-    frames = [plan.grid.cells(tile.frame) for tile in plan.tiles if tile.guided]
-    known_YX = plan.grid.known_YX
-    return any(not known_YX[box.top : box.bottom, box.left : box.right].any() for box in frames)
 
 
 def _filled_level(job: _Job, level: Level) -> Path:

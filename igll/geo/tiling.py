@@ -118,13 +118,23 @@ def plan_tiles(grid: CellGrid, sizes: TileSizes) -> Plan:
     for index, (box, members) in enumerate(groups):
         owner[members] = index
         frame = _frame(box, grid, sizes)
-        tiles.append(Tile(index, frame, box, None, not _any_in(grid.known_YX, grid, frame)))
+        tiles.append(Tile(index, frame, box, None, not shows_ground(grid, frame)))
     owner_YX = owner[label_YX]
     for core in _cores(owner_YX, grid, sizes):
         reach = core.grown(sizes.blend, grid.height, grid.width)
         frame = core.grown(sizes.context, grid.height, grid.width)
-        tiles.append(Tile(len(tiles), frame, reach, core, _any_in(far_YX, grid, reach)))
+        guided = _any_in(far_YX, grid, reach) or not shows_ground(grid, frame)
+        tiles.append(Tile(len(tiles), frame, reach, core, guided))
     return Plan(tuple(tiles), owner_YX, grid, sizes)
+
+
+def shows_ground(grid: CellGrid, frame: Box) -> bool:
+    """Whether a frame is sure to hold a known pixel: it holds a cell with one completely."""
+    rows, columns = grid.known_YX.shape
+    top, left = -(-frame.top // grid.side), -(-frame.left // grid.side)
+    bottom = rows if frame.bottom == grid.height else frame.bottom // grid.side
+    right = columns if frame.right == grid.width else frame.right // grid.side
+    return bool(grid.known_YX[top:bottom, left:right].any())
 
 
 def _frame(box: Box, grid: CellGrid, sizes: TileSizes) -> Box:

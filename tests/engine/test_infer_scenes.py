@@ -214,6 +214,20 @@ def test_a_hole_far_inside_of_what_stays_empty(blind, tmp_path, model):
     assert known.min() <= after_CHW[:, hole_HW].min() and after_CHW[:, hole_HW].max() <= known.max()
 
 
+def test_a_piece_between_what_stays_empty_and_a_hole(blind, tmp_path):
+    """The frame of the grid's piece left of the hole ends before known ground begins."""
+    values_CHW = values("uint16", 1, (200, 200))
+    values_CHW[:, :, :96] = 0
+    scene = write_raster(tmp_path / "scene.tif", values_CHW, nodata=0)
+    hole_HW = np.zeros((200, 200), bool)
+    hole_HW[20:180, 96:112] = True
+    mask = write_raster(tmp_path / "mask.tif", hole_HW.astype(np.uint8)[None])
+    for chosen in (HARMONIC, ("--checkpoint", blind, *TILES)):
+        out = tmp_path / "filled.tif"
+        assert call(scene, *chosen, "--masks", mask, "--out", out) == 0
+        check(scene, out, hole_HW)
+
+
 # --- options
 
 
