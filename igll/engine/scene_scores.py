@@ -178,7 +178,7 @@ def _scores(truth: Truth, filled: Truth, hole_HW: NDArray[np.bool_]) -> dict[str
     varied_C = known_CN.std(1) > 0
     peak_C = known_CN.max(1) - known_CN.min(1)
     return {
-        "psnr_hole": float((20 * np.log10(peak_C / np.maximum(rmse_C, 1e-12)))[varied_C].mean()),
+        "psnr_hole": float((20 * np.log10(peak_C[varied_C] / np.maximum(rmse_C[varied_C], 1e-12))).mean()),
         "nrmse": float((rmse_C[varied_C] / known_CN.std(1)[varied_C]).mean()),
         "rim": rim_step(filled.values_CHW, hole_HW, truth.valid_HW),
     }

@@ -77,11 +77,12 @@ def open_reference(path: Path, scene: Path, count: int, level: int) -> Iterator[
             )
         crs = target.crs if located else "EPSG:3857"
         transform = target.transform if located else Affine.identity()
+        a, b, left, d, e, top = transform[:6]
         source = {} if located else {"src_crs": crs, "src_transform": transform}
         with WarpedVRT(
             reference,
             crs=crs,
-            transform=transform * Affine.scale(factor),
+            transform=Affine(a * factor, b * factor, left, d * factor, e * factor, top),
             width=-(-target.width // factor),
             height=-(-target.height // factor),
             resampling=Resampling.average if level else Resampling.bilinear,

@@ -29,7 +29,7 @@ from tests.engine.scene_files import (
     tiny,
     values,
 )  # fmt: skip
-from tests.geo.grounds import write_raster
+from tests.geo.grounds import NORTH, WEST, grid, write_raster
 
 HOLE = hole_of()
 SQUARE = np.zeros(SIZE, bool)
@@ -115,11 +115,8 @@ def test_a_gap_in_one_band_alone_leaves_the_other_bands_as_they_are(blind, tmp_p
 def test_masks_of_every_kind(tmp_path):
     scene = write_raster(tmp_path / "scene.tif", values("uint8", 3))
     mask_1HW = SQUARE.astype(np.uint8)[None]
-    north = 4_500_000
-    corners = [
-        (400_500, north - 400), (400_800, north - 400), (400_800, north - 600), (400_500, north - 600),
-        (400_500, north - 400),
-    ]  # fmt: skip
+    sides = ((500, 400), (800, 400), (800, 600), (500, 600), (500, 400))
+    corners = [(WEST + right, NORTH - down) for right, down in sides]
     shape = {"type": "Polygon", "coordinates": [corners]}
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32618"}}
     features = [{"type": "Feature", "properties": {}, "geometry": shape}]
@@ -305,12 +302,12 @@ def test_references_on_any_grid(oracle, tmp_path):
     rgba_CHW = np.concatenate([texture_1HW] * 4)
     references = [
         write_raster(tmp_path / "same.tif", values("uint8", 3)),
-        write_raster(tmp_path / "fine.tif", texture_1HW, nodata=0, transform=from_origin(4e5, 4.5e6, 5, 5)),
+        write_raster(tmp_path / "fine.tif", texture_1HW, nodata=0, transform=grid(pixel=5)),
         write_raster(tmp_path / "half.tif", texture_1HW[:, :60, :75]),
         write_raster(tmp_path / "alpha.tif", rgba_CHW, photometric="RGB", alpha="YES"),
         write_raster(
             tmp_path / "degrees.tif", texture_1HW, nodata=0, crs="EPSG:4326",
-            transform=from_origin(-76.183, 40.645, 7e-5, 4e-5),
+            transform=from_origin(-76.184, 40.646, 1e-4, 7e-5),
         ),
     ]  # fmt: skip
     filled = {}
@@ -323,7 +320,7 @@ def test_references_on_any_grid(oracle, tmp_path):
 
 def test_references_that_do_not_fit(blind, oracle, tmp_path, capsys):
     scene = gapped(tmp_path / "scene.tif", values("uint16", 3), HOLE)
-    far = {"transform": from_origin(900_000, 4_500_000, 10, 10)}
+    far = {"transform": from_origin(WEST + 400_000, NORTH, 10, 10)}
     cases = [
         (blind, write_raster(tmp_path / "same.tif", values("uint8")), "looks at no edge map"),
         (oracle, write_raster(tmp_path / "far.tif", values("uint8"), **far), "shows no part of the scene"),

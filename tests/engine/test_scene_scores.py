@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 
 pytest.importorskip("rasterio", reason="scenes need rasterio")
 
@@ -102,7 +103,7 @@ def test_references_go_to_the_models_that_look_at_them(scene, tmp_path):
     texture = np.random.default_rng(0).integers(0, 255, (1, *SIZE), dtype=np.uint8)
     other = write_raster(tmp_path / "other.tif", texture)
     fillers = {"network": oracle, "nearest": MethodFiller("nearest")}
-    request = ScoreRequest([scene], ("square",), 0.1, 3, OPTIONS, references={scene: other})
+    request = ScoreRequest([scene], ("square",), 0.1, 0, OPTIONS, references={scene: other})
     rows = score_scenes(request, fillers, tmp_path / "out")
     assert len(rows) == 2 and all(np.isfinite(row["psnr_hole"]) for row in rows)
 
@@ -144,3 +145,29 @@ def test_the_script(scene, tmp_path, capsys):
         assert run(*common, *arguments) == 2, reason
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ") and reason in error
+
+
+def test_what_is_unknown_is_neither_scored_nor_learned_from(scene, tmp_path):
+    from PIL import Image
+
+    with rasterio.open(scene) as dataset:
+        profile, values_CHW = dataset.profile, dataset.read()
+    cloud_HW = np.zeros(SIZE, bool)
+    cloud_HW[40:50, 40:60] = True
+    Image.fromarray(cloud_HW.astype(np.uint8) * 255).save(tmp_path / "cloud.png")
+    values_CHW[:, cloud_HW] = 65_000
+    cloudy = tmp_path / "cloudy.tif"
+    with rasterio.open(cloudy, "w", **profile) as target:
+        target.write(values_CHW)
+    rows = {}
+    for path in (scene, cloudy):
+        request = ScoreRequest(
+            [path], ("square",), 0.2, 0, OPTIONS, unknown={path: tmp_path / "cloud.png"}
+        )  # fmt: skip
+        (rows[path],) = score_scenes(request, {"nearest": MethodFiller("nearest")}, tmp_path / path.stem)
+    for key in ("psnr_hole", "nrmse", "rim"):
+        assert rows[cloudy][key] == rows[scene][key]
+    request = ScoreRequest([scene], ("square",), options=OPTIONS, unknown={scene: tmp_path / "small.png"})
+    Image.new("L", (5, 5)).save(tmp_path / "small.png")
+    with pytest.raises(InputError, match=r"small\.png: .* give its own mask"):
+        score_scenes(request, {"nearest": MethodFiller("nearest")}, tmp_path / "out")

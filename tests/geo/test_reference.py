@@ -9,7 +9,7 @@ from rasterio.transform import from_origin
 from igll.errors import InputError
 from igll.geo.box import Box
 from igll.geo.reference import open_reference
-from tests.geo.grounds import smooth_scene, write_raster
+from tests.geo.grounds import NORTH, UTM, WEST, grid, smooth_scene, write_raster
 
 SIZE = (96, 120)
 WHOLE = Box(0, 0, *SIZE)
@@ -68,7 +68,7 @@ def test_missing_values_of_every_kind(scene, tmp_path):
 @pytest.mark.parametrize("nodata", [None, 0])
 def test_beyond_its_extent_it_shows_nothing(scene, tmp_path, nodata):
     values_1HW = np.random.default_rng(0).integers(1, 255, (1, *SIZE), dtype=np.uint8)
-    place = from_origin(400_000 + 40 * 10, 4_500_000 - 30 * 10, 10, 10)
+    place = from_origin(WEST + 40 * 10, NORTH - 30 * 10, 10, 10)
     path = write_raster(tmp_path / "r.tif", values_1HW, transform=place, nodata=nodata)
     unit_CHW, missing_HW = seen(path, scene)
     inside_HW = np.zeros(SIZE, bool)
@@ -88,10 +88,10 @@ def test_another_resolution_and_coordinate_system(scene, tmp_path):
     fine_1HW[:, 60:100, 80:140] = 200  # rows 30 to 50, columns 40 to 70 of the scene
     square_HW = np.zeros(SIZE, bool)
     square_HW[30:50, 40:70] = True
-    path = write_raster(tmp_path / "fine.tif", fine_1HW, transform=from_origin(400_000, 4_500_000, 5, 5))
+    path = write_raster(tmp_path / "fine.tif", fine_1HW, transform=grid(pixel=5))
     assert np.array_equal(seen(path, scene)[0][0] > 0.5, square_HW)
     (west, east), (north, south) = transform(
-        "EPSG:32618", "EPSG:4326", [400_000, 400_000 + 10 * SIZE[1]], [4_500_000, 4_500_000 - 10 * SIZE[0]]
+        UTM, "EPSG:4326", [WEST, WEST + 10 * SIZE[1]], [NORTH, NORTH - 10 * SIZE[0]]
     )
     pixel = ((east - west) / fine_1HW.shape[2], (north - south) / fine_1HW.shape[1])
     path = write_raster(
@@ -122,7 +122,7 @@ def test_without_a_coordinate_system_sizes_decide(scene, tmp_path):
 @pytest.mark.parametrize("nodata", [None, 0])
 def test_elsewhere_or_empty_is_refused(scene, tmp_path, nodata):
     values_1HW = np.full((1, *SIZE), 9, np.uint8)
-    far = from_origin(900_000, 4_500_000, 10, 10)
+    far = from_origin(WEST + 400_000, NORTH, 10, 10)
     path = write_raster(tmp_path / "far.tif", values_1HW, nodata=nodata, transform=far)
     with pytest.raises(InputError, match=r"far\.tif: shows no part of the scene"):
         seen(path, scene)
