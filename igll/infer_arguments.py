@@ -42,13 +42,14 @@ def infer_parser() -> argparse.ArgumentParser:
     model.add_argument("--checkpoint", help="checkpoint written by igll-train")
     model.add_argument(
         "--method",
-        choices=get_args(ClassicalName),
+        choices=(*get_args(ClassicalName), "pasted_reference"),
         metavar="NAME",
-        help=f"instead of a checkpoint, a method without training: {', '.join(get_args(ClassicalName))}",
+        help=f"instead of a checkpoint, a method without training: {', '.join(get_args(ClassicalName))}; "
+        "or pasted_reference: what --reference shows, in the scene's colours",
     )
     guide = parser.add_mutually_exclusive_group()
     guide.add_argument("--edges", help="edge map(s) of the complete picture, white = edge")
-    guide.add_argument("--reference", help="image(s) of the same place at another time, for their edges")
+    guide.add_argument("--reference", help="image(s) of the same place at another time")
     parser.add_argument(
         "--shard", metavar="I/N", help="fill every N-th image from the I-th on (under torchrun: by rank)"
     )  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from igll.data.files import read_image, read_mask
 from igll.data.masks import grow_hole
 from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
 from igll.engine.infer_plan import Inputs, Job, Share, plan_jobs
+from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
 from igll.errors import InputError, OutputError
@@ -40,7 +41,7 @@ class InferRequest:
     Attributes:
         inputs: The images, their masks and guides, and where results go.
         checkpoint: Written by igll-train; or else
-        method: A method without training.
+        method: A method without training, or ``PASTED``: the reference itself, in the scene's colours.
         hole: What marks a missing pixel in a mask: ``white``, ``black`` or ``nonzero``; by default white in
             a picture's mask, nonzero in a scene's.
         scenes: How georeferenced scenes are filled; their masks are those of ``inputs``.
@@ -50,7 +51,7 @@ class InferRequest:
 
     inputs: Inputs
     checkpoint: str | Path | None = None
-    method: ClassicalName | None = None
+    method: ClassicalName | Literal["pasted_reference"] | None = None
     hole: str | None = None
     scenes: SceneOptions = field(default_factory=lambda: SceneOptions(HoleSources()))
     share: Share = field(default_factory=Share)
@@ -72,7 +73,7 @@ def infer(request: InferRequest) -> int:
     every = plan_jobs(request.inputs)
     _check_pictures(every, request.scenes)
     jobs = every[request.share.number - 1 :: request.share.count]
-    inpainter, filler = _model(request)
+    inpainter, filler = _model(request, every)
     make_folder(every[0].out.parent if len(every) == 1 else request.inputs.out)
 
     failures: list[str] = []
@@ -100,9 +101,16 @@ def infer(request: InferRequest) -> int:
     return _report(request.inputs.out, filled, len(jobs), failures)
 
 
-def _model(request: InferRequest) -> tuple[Inpainter, Filler]:
+def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None, Filler]:
     """What fills pictures, and what fills scenes: the same model."""
     inputs = request.inputs
+    if request.method == PASTED:
+        if inputs.reference is None:
+            raise InputError(f"--method {PASTED}: name the image that is to be pasted with --reference")
+        for job in jobs:
+            if not job.scene:
+                raise InputError(f"{job.image}: --method {PASTED} is for scenes, and this is a picture")
+        return None, PastedReference()
     if request.method is not None:
         inpainter: Inpainter = MethodInpainter(request.method)
         filler: Filler = MethodFiller(request.method)
@@ -126,9 +134,10 @@ def _on_own_gpu(overrides: Sequence[str]) -> list[str]:
     return [*overrides, f"device=cuda:{int(rank) % torch.cuda.device_count()}"]
 
 
-def _fill_picture(inpainter: Inpainter, job: Job, request: InferRequest) -> None:
+def _fill_picture(inpainter: Inpainter | None, job: Job, request: InferRequest) -> None:
     """Read, fill, write and check one picture."""
-    assert job.mask is not None  # noqa: S101  (narrows: pictures without a mask are not planned)
+    # Narrows: pictures without a mask, or with what fills scenes alone, are refused before.
+    assert inpainter is not None and job.mask is not None  # noqa: S101
     picture = read_picture(job.image)
     mask_HW = grow_hole(read_mask(job.mask, request.hole or "white"), request.scenes.sources.dilate)
     edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]

@@ -1,15 +1,20 @@
-"""What a reference is worth by itself: pasted into the hole, in the scene's colours."""
+"""What another date is worth by itself: pasted into the hole, in the scene's colours."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igll.engine.rim import match_rim
 
+PASTED: Final = "pasted_reference"
+"""Its name on the command line."""
+
 
 class PastedReference:
-    """Fills with the reference itself, to compare networks with that take its edges alone.
+    """Fills with the reference itself.
 
     Each band gets mean and standard deviation of the scene's known pixels, as the reference has them in the
     same place, and is then shifted to meet the hole's rim.

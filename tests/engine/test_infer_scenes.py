@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rasterio", reason="scenes need rasterio")
 
 import rasterio
+from PIL import Image
 from rasterio.transform import from_origin
 
 from tests.engine.scene_files import (
@@ -344,3 +345,20 @@ def _grown(mask_HW: np.ndarray, pixels: float) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt
 
     return distance_transform_edt(~mask_HW) <= pixels
+
+
+def test_another_date_can_be_pasted(tmp_path, capsys):
+    ground_CHW = values("uint16", 3)
+    scene = gapped(tmp_path / "scene.tif", ground_CHW, HOLE)
+    other = write_raster(tmp_path / "other.tif", (ground_CHW // 2 + 50).astype(np.uint16))
+    out, pasted = tmp_path / "out/filled.tif", ("--method", "pasted_reference", *TILES)
+    assert call(scene, *pasted, "--out", out, "--reference", other) == 0
+    error_CN = np.abs(check(scene, out, HOLE) - ground_CHW.astype(float))[:, HOLE]
+    assert (error_CN.mean(1) < 0.02 * np.ptp(ground_CHW, axis=(1, 2))).all()
+    assert call(scene, *pasted, "--out", tmp_path / "none.tif") == 2
+    assert "pasted_reference: name the image" in capsys.readouterr().err
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(picture)
+    arguments = ("--masks", picture, "--reference", other, "--out", tmp_path / "pictures")
+    assert call(picture, "--method", "pasted_reference", *arguments) == 2
+    assert "is for scenes" in capsys.readouterr().err
