@@ -27,6 +27,7 @@ from igll.errors import InputError
 from igll.geo.blending import compose
 from igll.geo.box import Box, blocks
 from igll.geo.cells import is_missing, read_cells
+from igll.geo.gdal_session import gdal_session
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
 from igll.geo.mask_files import VECTOR_SUFFIXES
@@ -96,7 +97,8 @@ def fill_scene(
     tags = {"IGLL_MODEL": filler.name, "IGLL_REQUEST": request}
     if _is_there(out, tags) and not work_path(out).exists():
         return SceneResult(None, 0)
-    with work_folder(out, request) as work:
+    # Else GDAL keeps decoded blocks up to a share of the machine's memory.
+    with work_folder(out, request) as work, gdal_session():
         # Again, as another process may have ended a moment ago.
         if _is_there(out, tags):
             return SceneResult(None, 0)
