@@ -179,6 +179,7 @@ def _filled_level(job: _Job, level: Level) -> Path:
         return filled
     plan, store = _fill_level(job, level)
     size = plan.grid.height, plan.grid.width
+    tiles = plan.by_part(_PART)
     with (
         open_raster(level.values) as values,
         open_raster(level.classes) as classes,
@@ -189,7 +190,7 @@ def _filled_level(job: _Job, level: Level) -> Path:
             values_CHW = values.read(window=part.window())
             missing_HW = is_missing(classes.read(1, window=part.window()))
             if missing_HW.any():
-                unit_CHW = compose(part, missing_HW, store.near(part, plan), plan)
+                unit_CHW = compose(part, missing_HW, store.read(tiles[part]), plan)
                 values_CHW = np.where(missing_HW, job.scaling.from_unit(unit_CHW), values_CHW)
             target.write(values_CHW.astype(np.float32), window=part.window())
     return filled
@@ -197,17 +198,13 @@ def _filled_level(job: _Job, level: Level) -> Path:
 
 def _parts(level: Level, plan: Plan, store: TileStore) -> Iterator[tuple[Box, NDArray[np.float64]]]:
     """The filling of every part of a level that holds something to fill: unit_CHW."""
-    parts = [
-        part
-        for part in blocks(plan.grid.height, plan.grid.width, _PART)
-        if any(tile.reach.intersection(part) for tile in plan.tiles)
-    ]
+    parts = plan.by_part(_PART)
     with open_raster(level.classes) as classes:
-        for part in tqdm(parts, desc="write", unit="part"):
+        for part, tiles in tqdm(parts.items(), desc="write", unit="part"):
             with reading(level.classes):
                 missing_HW = is_missing(classes.read(1, window=part.window()))
             if missing_HW.any():
-                yield part, compose(part, missing_HW, store.near(part, plan), plan)
+                yield part, compose(part, missing_HW, store.read(tiles), plan)
 
 
 def _request(scene: Path, options: SceneOptions, filler: Filler, reference: Path | None) -> str:
