@@ -30,7 +30,7 @@ from igll.geo.cells import is_missing, read_cells
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
 from igll.geo.mask_files import VECTOR_SUFFIXES
-from igll.geo.output import fillable_bands, filled_copy, is_finished, write_fill_mask
+from igll.geo.output import fillable_bands, filled_copy, is_finished, refuse_target, write_fill_mask
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
@@ -119,7 +119,9 @@ def _filled(
     """Find, fill, put together and check, in the work folder; see :func:`fill_scene`."""
     classes = work / "classes.tif"
     with open_raster(scene) as dataset:
-        # What cannot be filled is refused now, not after the work.
+        # What cannot be filled or written is refused now, not after the work.
+        for path in (out, synthetic_path(out)):
+            refuse_target(path, dataset.files)
         level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
     counts = _classes(scene, options.sources, classes, work)
     tags = tags | {
@@ -234,6 +236,8 @@ def _state(path: Path) -> list[Any]:
                 [kind.name for kind in dataset.colorinterp],
                 None if dataset.crs is None else dataset.crs.to_wkt(),
                 list(dataset.transform),
+                [dataset.scales, dataset.offsets, dataset.units, dataset.descriptions],
+                [_lasting_tags(dataset, band) for band in (0, *dataset.indexes)],
             ]
     try:
         states = [
@@ -244,6 +248,11 @@ def _state(path: Path) -> list[Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     return [states, facts]
+
+
+def _lasting_tags(dataset: Any, band: int) -> dict[str, str]:
+    """Tags of a band, or of the raster (0), but for statistics."""
+    return {key: text for key, text in dataset.tags(band).items() if not key.startswith("STATISTICS_")}
 
 
 def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> ClassCounts:
