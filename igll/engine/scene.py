@@ -186,7 +186,7 @@ def _filled_level(job: _Job, level: Level) -> Path:
         open_raster(level.values) as values,
         open_raster(level.classes) as classes,
         replacing(filled) as path,
-        new_raster(path, size, len(level.bands), "float32") as target,
+        new_raster(path, size, len(level.bands), "float64") as target,
     ):
         for part in blocks(*size, _PART):
             values_CHW = values.read(window=part.window())
@@ -194,7 +194,7 @@ def _filled_level(job: _Job, level: Level) -> Path:
             if missing_HW.any():
                 unit_CHW = compose(part, missing_HW, store.read(tiles[part]), plan)
                 values_CHW = np.where(missing_HW, job.scaling.from_unit(unit_CHW), values_CHW)
-            target.write(values_CHW.astype(np.float32), window=part.window())
+            target.write(values_CHW, window=part.window())
     return filled
 
 
