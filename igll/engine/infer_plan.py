@@ -145,8 +145,8 @@ def is_scene(image: Path) -> bool:
     told, log.disabled = log.disabled, True  # Pillow tells users of more bands than it can show
     try:
         with warnings.catch_warnings():
-            # Large scenes are no danger: Pillow only reads the header here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Large scenes are no danger: Pillow only reads the header here. GDAL tells of damage.
+            warnings.simplefilter("ignore")
             with Image.open(image) as picture:
                 return picture.mode not in ("1", "P", "PA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
