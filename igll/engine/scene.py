@@ -31,7 +31,7 @@ from igll.geo.gdal_session import gdal_session
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
 from igll.geo.mask_files import VECTOR_SUFFIXES
-from igll.geo.output import fillable_bands, filled_copy, is_finished, write_fill_mask
+from igll.geo.output import fillable_bands, filled_copy, is_finished, refuse_target, write_fill_mask
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
@@ -39,7 +39,7 @@ from igll.geo.tiling import Plan, TileSizes, plan_tiles, shows_ground
 from igll.storage import replacing
 
 # Changes whenever the same request may give another result.
-_FORMAT = 1
+_FORMAT = 2
 _PART = 1024
 # Per cent of the known pixels that lie beyond either limit of a band, unless told otherwise.
 _CUT = 0.5
@@ -121,7 +121,9 @@ def _filled(
     """Find, fill, put together and check, in the work folder; see :func:`fill_scene`."""
     classes = work / "classes.tif"
     with open_raster(scene) as dataset:
-        # What cannot be filled is refused now, not after the work.
+        # What cannot be filled or written is refused now, not after the work.
+        for path in (out, synthetic_path(out)):
+            refuse_target(path, dataset.files)
         level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
     counts = _classes(scene, options.sources, classes, work)
     tags = tags | {
@@ -181,35 +183,32 @@ def _filled_level(job: _Job, level: Level) -> Path:
         return filled
     plan, store = _fill_level(job, level)
     size = plan.grid.height, plan.grid.width
+    tiles = plan.by_part(_PART)
     with (
         open_raster(level.values) as values,
         open_raster(level.classes) as classes,
         replacing(filled) as path,
-        new_raster(path, size, len(level.bands), "float32") as target,
+        new_raster(path, size, len(level.bands), "float64") as target,
     ):
         for part in blocks(*size, _PART):
             values_CHW = values.read(window=part.window())
             missing_HW = is_missing(classes.read(1, window=part.window()))
             if missing_HW.any():
-                unit_CHW = compose(part, missing_HW, store.near(part, plan), plan)
+                unit_CHW = compose(part, missing_HW, store.read(tiles[part]), plan)
                 values_CHW = np.where(missing_HW, job.scaling.from_unit(unit_CHW), values_CHW)
-            target.write(values_CHW.astype(np.float32), window=part.window())
+            target.write(values_CHW, window=part.window())
     return filled
 
 
 def _parts(level: Level, plan: Plan, store: TileStore) -> Iterator[tuple[Box, NDArray[np.float64]]]:
     """The filling of every part of a level that holds something to fill: unit_CHW."""
-    parts = [
-        part
-        for part in blocks(plan.grid.height, plan.grid.width, _PART)
-        if any(tile.reach.intersection(part) for tile in plan.tiles)
-    ]
+    parts = plan.by_part(_PART)
     with open_raster(level.classes) as classes:
-        for part in tqdm(parts, desc="write", unit="part"):
+        for part, tiles in tqdm(parts.items(), desc="write", unit="part"):
             with reading(level.classes):
                 missing_HW = is_missing(classes.read(1, window=part.window()))
             if missing_HW.any():
-                yield part, compose(part, missing_HW, store.near(part, plan), plan)
+                yield part, compose(part, missing_HW, store.read(tiles), plan)
 
 
 def _request(scene: Path, options: SceneOptions, filler: Filler, reference: Path | None) -> str:
@@ -239,6 +238,8 @@ def _state(path: Path) -> list[Any]:
                 [kind.name for kind in dataset.colorinterp],
                 None if dataset.crs is None else dataset.crs.to_wkt(),
                 list(dataset.transform),
+                [dataset.scales, dataset.offsets, dataset.units, dataset.descriptions],
+                [_lasting_tags(dataset, band) for band in (0, *dataset.indexes)],
             ]
     try:
         states = [
@@ -249,6 +250,11 @@ def _state(path: Path) -> list[Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     return [states, facts]
+
+
+def _lasting_tags(dataset: Any, band: int) -> dict[str, str]:
+    """Tags of a band, or of the raster (0), but for statistics."""
+    return {key: text for key, text in dataset.tags(band).items() if not key.startswith("STATISTICS_")}
 
 
 def _classes(scene: Path, sources: HoleSources, classes: Path, work: Path) -> ClassCounts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,11 +169,9 @@ class TileStore:
         with replacing(self._path(tile)) as path, path.open("wb") as file:
             np.savez(file, values_CN=values_CN, filled_HW=filled_HW)
 
-    def near(self, part: Box, plan: Plan) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-        """All tiles that reach into a part of the scene, with values_CHW over their reach, NaN around."""
-        for tile in plan.tiles:
-            if tile.reach.intersection(part) is None:
-                continue
+    def read(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """Tiles, one after the other, with values_CHW over their reach, NaN around."""
+        for tile in tiles:
             with np.load(self._path(tile), allow_pickle=False) as arrays:
                 values_CN, filled_HW = arrays["values_CN"], arrays["filled_HW"]
             values_CHW = np.full((len(values_CN), *filled_HW.shape), np.nan, np.float32)

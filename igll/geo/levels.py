@@ -63,7 +63,7 @@ def reduce_level(level: Level, folder: Path) -> Level:
         open_raster(level.classes) as classes,
         replacing(coarse.values) as values_path,
         replacing(coarse.classes) as classes_path,
-        new_raster(values_path, _coarse(values), len(level.bands), "float32") as values_out,
+        new_raster(values_path, _coarse(values), len(level.bands), "float64") as values_out,
         new_raster(classes_path, _coarse(values), 1, "uint8") as classes_out,
     ):
         for block in blocks(values.height, values.width, _BLOCK):
@@ -94,7 +94,7 @@ def new_raster(path: Path, size: tuple[int, int], count: int, dtype: str) -> Any
     )  # fmt: skip
 
 
-def read_enlarged(coarse: Path, box: Box) -> NDArray[np.float32]:
+def read_enlarged(coarse: Path, box: Box) -> NDArray[np.float64]:
     """A part of a filled coarser level at the finer one's resolution, by bilinear interpolation.
 
     Args:
@@ -113,7 +113,7 @@ def read_enlarged(coarse: Path, box: Box) -> NDArray[np.float32]:
         torch.from_numpy(values_CHW)[None], scale_factor=FACTOR, mode="bilinear", align_corners=False
     )
     wide = Box(*(edge * FACTOR for edge in part))
-    enlarged_CHW: NDArray[np.float32] = wide_1CHW[0].numpy()[box.within(wide)]
+    enlarged_CHW: NDArray[np.float64] = wide_1CHW[0].numpy()[box.within(wide)]
     return enlarged_CHW
 
 
@@ -135,13 +135,13 @@ def _coarse(dataset: Any) -> tuple[int, int]:
 
 def _reduced(
     values_CHW: NDArray[Any], class_HW: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Mean of the known pixels of each cell (0 without any), and the cells' classes."""
     known_HW = class_HW == PixelClass.KNOWN
     count_HW = _sums(known_HW.astype(np.float64))
     total_CHW = np.stack([_sums(np.where(known_HW, band_HW, 0).astype(np.float64)) for band_HW in values_CHW])
     coarse_HW = np.where(count_HW > 0, PixelClass.KNOWN, PixelClass.HOLE).astype(np.uint8)
-    return (total_CHW / np.maximum(count_HW, 1)).astype(np.float32), coarse_HW
+    return total_CHW / np.maximum(count_HW, 1), coarse_HW
 
 
 def _sums(values_HW: NDArray[np.float64]) -> NDArray[np.float64]:

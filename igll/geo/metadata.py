@@ -115,6 +115,9 @@ def _described(dataset: Any) -> dict[str, Any]:
         "offsets": dataset.offsets,
         "units": [unit or "" for unit in dataset.units],
         "descriptions": [text or "" for text in dataset.descriptions],
-        "colour interpretation": dataset.colorinterp,
+        # GeoTIFF says grey of a first band of no colour, where other formats say nothing.
+        "colour interpretation": [
+            ColorInterp.gray if colour == ColorInterp.undefined else colour for colour in dataset.colorinterp
+        ],
         "colour tables": tables,
     }

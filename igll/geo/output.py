@@ -147,7 +147,7 @@ def filled_copy(
         temporary_beside(out, "work") as work,
         temporary_beside(out, "cog") as arranged,
     ):
-        _refuse_target(out, [*source.files, *class_raster.files])
+        refuse_target(out, [*source.files, *class_raster.files])
         _refuse_classes(classes, class_raster, source)
         job = Scene(scene, source, classes, class_raster, fillable_bands(scene, source, bands))
         _copy(job, work, out, errors)
@@ -203,7 +203,7 @@ def write_fill_mask(classes: Path, out: Path, tags: Mapping[str, str]) -> None:
         open_raster(classes) as source,
         temporary_beside(out, "mask") as temporary,
     ):
-        _refuse_target(out, source.files)
+        refuse_target(out, source.files)
         profile = {
             "driver": "GTiff", "dtype": "uint8", "count": 1, "nbits": 1, "compress": "deflate",
             "width": source.width, "height": source.height, "crs": source.crs, "bigtiff": "if_safer",
@@ -243,7 +243,17 @@ def is_finished(out: Path, tags: Mapping[str, str]) -> bool:
         return False
 
 
-def _refuse_target(out: Path, sources: Sequence[str]) -> None:
+def refuse_target(out: Path, sources: Sequence[str]) -> None:
+    """Refuse a name that a result cannot have, and make its folder.
+
+    Args:
+        out: Where the result is to go.
+        sources: Files that are read meanwhile.
+
+    Raises:
+        InputError: It is no GeoTIFF's name, a folder or one of the sources.
+        OutputError: Its folder cannot be made.
+    """
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{out}: filled rasters are GeoTIFF; choose a name that ends in .tif")
     if out.is_dir():

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igll.errors import InputError
+from igll.geo.box import stored_blocks
 from igll.geo.pixel_class import PixelClass
 from igll.geo.raster import open_raster, reading
 
-# Pixels along a side at which a scene is looked at for its percentiles.
+# Rows and columns of a scene, at least, that are looked at for its percentiles.
 _SAMPLE = 1024
 # Room beyond the percentiles, as a share of their span: a model's output ends where its range ends.
 _HEADROOM = 0.05
@@ -52,7 +53,7 @@ class Scaling(NamedTuple):
 def percentile_scaling(values: Path, classes: Path, bands: Sequence[int], cut: float) -> Scaling:
     """A scaling from the scene's own percentiles, a little room added at both ends.
 
-    Looks at no more than about a million known pixels, evenly spread.
+    Looks at about a million pixels, evenly spread, of larger scenes.
 
     Args:
         values: The scene.
@@ -63,21 +64,33 @@ def percentile_scaling(values: Path, classes: Path, bands: Sequence[int], cut: f
     Raises:
         InputError: The scene cannot be read.
     """
-    with open_raster(values) as scene, open_raster(classes) as known, reading(values):
-        shape = (min(scene.height, _SAMPLE), min(scene.width, _SAMPLE))
-        class_HW = known.read(1, out_shape=shape)
-        lows, highs = [], []
-        for band in bands:
-            values_HW = scene.read(band, out_shape=shape)
-            sample_N = values_HW[(class_HW == PixelClass.KNOWN) & np.isfinite(values_HW)].astype(np.float64)
-            if sample_N.size == 0:
-                raise InputError(f"{values}: too few known pixels to tell its range from")
-            low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
-            # A constant band has no span of its own; any will do, as long as 1 is above 0.
-            span = high - low or max(abs(low), 1.0)
-            lows.append(low - _HEADROOM * span)
-            highs.append(high + _HEADROOM * span)
+    lows, highs = [], []
+    for values_N in _sample(values, classes, bands):
+        sample_N = values_N[np.isfinite(values_N)].astype(np.float64)
+        if sample_N.size == 0:
+            raise InputError(f"{values}: too few known pixels to tell its range from")
+        low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
+        # A constant band has no span of its own; any will do, as long as 1 is above 0.
+        span = high - low or max(abs(low), 1.0)
+        lows.append(low - _HEADROOM * span)
+        highs.append(high + _HEADROOM * span)
     return Scaling(tuple(lows), tuple(highs))
+
+
+def _sample(values: Path, classes: Path, bands: Sequence[int]) -> NDArray[Any]:
+    """Known pixels on a regular grid: values_CN.
+
+    Read at full resolution: a pixel of an overview need not be of the class that is read beside it.
+    """
+    sample = []
+    with open_raster(values) as scene, open_raster(classes) as known, reading(values):
+        step = max(1, scene.height // _SAMPLE), max(1, scene.width // _SAMPLE)
+        for box in stored_blocks(scene):
+            every = np.s_[..., -box.top % step[0] :: step[0], -box.left % step[1] :: step[1]]
+            known_HW = known.read(1, window=box.window())[every] == PixelClass.KNOWN
+            if known_HW.any():
+                sample.append(scene.read(list(bands), window=box.window())[every][:, known_HW])
+    return np.concatenate(sample, axis=1) if sample else np.empty((len(bands), 0))
 
 
 def full_scaling(values: Path, bands: Sequence[int]) -> Scaling:

@@ -82,6 +82,22 @@ class Plan(NamedTuple):
         """Whether any tile needs a coarser filling first."""
         return any(tile.guided for tile in self.tiles)
 
+    def by_part(self, side: int) -> dict[Box, list[Tile]]:
+        """The tiles that reach into each of the scene's ``blocks`` of a side, in the blocks' order.
+
+        Blocks that no tile reaches are left out.
+        """
+        found: dict[tuple[int, int], list[Tile]] = defaultdict(list)
+        for tile in self.tiles:
+            for top in range(tile.reach.top // side * side, tile.reach.bottom, side):
+                for left in range(tile.reach.left // side * side, tile.reach.right, side):
+                    found[top, left].append(tile)
+        height, width = self.grid.height, self.grid.width
+        return {
+            Box(top, left, min(top + side, height), min(left + side, width)): tiles
+            for (top, left), tiles in sorted(found.items())
+        }
+
     def owned(self, tile: Tile) -> NDArray[np.bool_]:
         """Pixels of ``tile.reach`` whose holes the tile fills: owned_HW; of them, the missing ones count."""
         side = self.grid.side

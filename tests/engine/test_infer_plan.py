@@ -11,6 +11,8 @@ from PIL import Image
 
 from igll.engine.infer_plan import Inputs, Share, is_scene, plan_jobs, synthetic_path
 from igll.errors import InputError
+from igll.geo.mask_files import VECTOR_SUFFIXES
+from tests.geo.grounds import write_raster
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 255, (9, 8, 3), dtype=np.uint8)
@@ -52,6 +54,23 @@ def test_large_scenes_are_no_cause_for_a_warning(tmp_path, monkeypatch, most):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert is_scene(path)
+
+
+def test_many_bands_are_no_cause_for_a_message(tmp_path, caplog):
+    pytest.importorskip("rasterio")
+    scene = write_raster(tmp_path / "bands.tif", np.zeros((7, 64, 64), np.uint8), interleave="pixel")
+    assert is_scene(scene)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", VECTOR_SUFFIXES)
+def test_vector_masks_of_a_folder_are_found_by_name(tmp_path, suffix):
+    image, mask = tmp_path / "scenes" / "a.jp2", tmp_path / "masks" / f"a{suffix}"
+    for path in (image, mask):
+        path.parent.mkdir()
+        path.touch()
+    (job,) = plan_jobs(Inputs([image.parent], tmp_path / "out", masks=mask.parent))
+    assert job.mask == mask
 
 
 def test_partners_by_name_and_one_for_all(tmp_path):

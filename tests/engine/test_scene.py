@@ -30,6 +30,7 @@ from tests.engine.scene_files import (
 from tests.geo.grounds import write_raster
 
 HOLE = hole_of()
+PLAIN = {"tiled": None, "blockxsize": None, "blockysize": None}
 
 # Kills the process (SIGKILL) before or after the n-th call of a function.
 KILLING = """
@@ -237,6 +238,39 @@ def test_a_mask_beside_the_scene_and_names_of_files_count_as_they_should(tmp_pat
     monkeypatch.chdir(tmp_path / "in")
     assert call("scene.tif", *HARMONIC, "--out", "../out.tif") == 0
     assert "is there already" in capsys.readouterr().out
+
+
+def test_what_a_side_file_adds_counts_but_statistics_do_not(tmp_path, capsys):
+    scene = write_raster(tmp_path / "in/scene.img", values("uint16"), driver="HFA", **PLAIN)
+    mask = write_raster(tmp_path / "in/mask.tif", HOLE[None].astype(np.uint8))
+    side_file = scene.with_name("scene.img.aux.xml")
+    item = "<PAMDataset><Metadata><MDI key='{}'>{}</MDI></Metadata></PAMDataset>"
+    told = []
+    for text in (
+        None,
+        item.format("STATISTICS_MEAN", 7),
+        item.format("SENSOR", "A"),
+        item.format("SENSOR", "B"),
+    ):
+        if text:
+            side_file.write_text(text)
+        assert call(scene, *HARMONIC, "--masks", mask, "--out", tmp_path / "out.tif") == 0
+        told.append("is there already" in capsys.readouterr().out)
+    assert told == [False, True, False, False]
+
+
+def test_a_result_that_the_scene_is_read_from_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    from rasterio.shutil import copy
+
+    monkeypatch.setattr(module, "_fill_level", lambda *_: pytest.fail("filled"))
+    for name in ("part.tif", "scene_synthetic.tif"):
+        part = gapped(tmp_path / name, values("uint16"), HOLE)
+        scene, before = tmp_path / "scene.vrt", digest(part)
+        copy(part, scene, driver="VRT")
+        out = part if name == "part.tif" else tmp_path / "scene.tif"
+        assert call(scene, *HARMONIC, "--out", out) == 2
+        assert f"{part}: is a file that is read from" in only_line(capsys.readouterr().err)
+        assert digest(part) == before
 
 
 def stop_before_writing(monkeypatch, *arguments: object) -> None:

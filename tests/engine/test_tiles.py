@@ -101,3 +101,15 @@ def test_filling_again_gives_the_same(filled, tmp_path):
     sizes = ("--tile", TILE, "--context", CONTEXT)
     assert call(scene, "--method", "harmonic", *sizes, "--out", tmp_path / "out.tif") == 0
     assert np.array_equal(read(tmp_path / "out.tif"), filled("harmonic", "smooth", "large", TILE))
+
+
+def test_values_that_single_precision_cannot_tell_apart(tmp_path):
+    """A small range far from 0, as of times in seconds: pieces are led by a coarser level as near 0."""
+    ground = smooth_scene(SIDE, SIDE, 1) * 100
+    filled = []
+    for offset in (0.0, 2e9):
+        scene = gapped(tmp_path / "scene.tif", ground + offset, LARGE, nodata=np.nan)
+        out = tmp_path / f"{offset:g}.tif"
+        assert call(scene, "--method", "harmonic", "--tile", TILE, "--context", CONTEXT, "--out", out) == 0
+        filled.append(read(out) - offset)
+    assert np.abs(filled[0] - filled[1]).max() < 0.01

@@ -267,6 +267,15 @@ def test_other_formats_become_geotiff(tmp_path: Path, driver: str, suffix: str):
     assert tale["profile"]["transform"] == before["profile"]["transform"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.parametrize("driver, suffix", [("HFA", "img"), ("JP2OpenJPEG", "jp2")])
+def test_bands_without_a_colour_become_geotiff(tmp_path: Path, driver: str, suffix: str, count: int):
+    plain = write_described(tmp_path / "plain.tif", pixels("uint16", count), bare=True)
+    scene = tmp_path / f"scene.{suffix}"
+    gdal_copy(plain, scene, driver=driver)
+    check_filled(scene, fill(scene, tmp_path / "out.tif"), 7)
+
+
 def test_blocks_that_grow_leave_no_holes_in_the_file(tmp_path: Path):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (3, HEIGHT, WIDTH)).astype(np.uint8)

@@ -6,7 +6,7 @@ import pytest
 from igll.errors import InputError
 from igll.geo.pixel_class import PixelClass
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
-from tests.geo.grounds import write_raster
+from tests.geo.grounds import classes_of, write_raster
 
 
 def test_there_and_back_is_exact_between_the_limits():
@@ -40,6 +40,27 @@ def test_percentiles_are_those_of_known_finite_pixels(tmp_path):
     low, high = np.percentile(sample, (1, 99))
     assert scaling.low_C[0] == pytest.approx(low - 0.05 * (high - low))
     assert scaling.high_C[0] == pytest.approx(high + 0.05 * (high - low))
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "average"])
+def test_overviews_do_not_bring_missing_values_into_the_percentiles(tmp_path, monkeypatch, resampling):
+    import rasterio
+    from rasterio.enums import Resampling
+
+    monkeypatch.setattr("igll.geo.scaling._SAMPLE", 64)
+    row, column = np.indices((256, 256))
+    values_HW = (1000 + row + column).astype(np.int16)
+    missing_HW = (row + column) % 7 < 2
+    values_HW[missing_HW] = -9999
+    scene = write_raster(tmp_path / "scene.tif", values_HW, nodata=-9999)
+    with rasterio.open(scene, "r+") as target:
+        target.build_overviews([2, 4], Resampling[resampling])
+    classes = write_raster(tmp_path / "classes.tif", classes_of(missing_HW))
+    scaling = percentile_scaling(scene, classes, (1,), 0.0)
+    sample_N = values_HW[::4, ::4][~missing_HW[::4, ::4]].astype(float)
+    room = 0.05 * float(np.ptp(sample_N))
+    assert scaling.low_C[0] == pytest.approx(sample_N.min() - room)
+    assert scaling.high_C[0] == pytest.approx(sample_N.max() + room)
 
 
 def test_a_constant_band_has_a_scaling(tmp_path):

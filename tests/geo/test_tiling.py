@@ -48,6 +48,18 @@ def test_every_missing_pixel_is_filled_and_shares_add_up_to_one(kind):
     assert np.allclose(total_HW[missing_HW], 1, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [7, 64, 1024])
+def test_tiles_of_every_part(kind, side):
+    plan = plan_tiles(grid_of(mask(kind)), SIZES)
+    expected = {
+        part: tiles
+        for part in blocks(413, 555, side)
+        if (tiles := [tile for tile in plan.tiles if tile.reach.intersection(part)])
+    }
+    assert list(plan.by_part(side).items()) == list(expected.items())
+
+
 @pytest.mark.parametrize("kind", ["small holes", "large hole", "all sorts"])
 def test_a_hole_that_fits_is_seen_whole_with_ground_around(kind):
     from scipy.ndimage import find_objects, label
