@@ -6,4 +6,5 @@ source scripts/environment.sh dev
 ruff check .
 ruff format --check .
 mypy
-pytest "$@"
+# A process per core, each with one thread: threads of several processes would wait for each other.
+OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile "$@"
