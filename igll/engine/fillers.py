@@ -16,6 +16,9 @@ from igll.geo.band_groups import group_bands, join_groups
 from igll.inpainter import Inpainter
 from igll.schema import ClassicalName
 
+# Groups of bands in one pass: scenes of hundreds of bands must not need more memory than those of ten.
+_GROUPS_AT_ONCE = 4
+
 
 class Filler(Protocol):
     """Fills the holes of images in [0, 1] with any number of bands.
@@ -79,12 +82,15 @@ class NetworkFiller:
         """Fill one image; see :class:`Filler`."""
         count, channels = len(unit_CHW), self.inpainter.generator.image_channels
         index_GC = group_bands(count, channels)
-        reference = None if reference_CHW is None else torch.from_numpy(reference_CHW[index_GC])
-        filled_GCHW = self.inpainter.inpaint(
-            torch.from_numpy(unit_CHW[index_GC]), torch.from_numpy(missing_HW), reference=reference
-        )
+        missing = torch.from_numpy(missing_HW)
+        filled = []
+        for first in range(0, len(index_GC), _GROUPS_AT_ONCE):
+            some_GC = index_GC[first : first + _GROUPS_AT_ONCE]
+            reference = None if reference_CHW is None else torch.from_numpy(reference_CHW[some_GC])
+            image = torch.from_numpy(unit_CHW[some_GC])
+            filled.append(self.inpainter.inpaint(image, missing, reference=reference).numpy())
         # where, as the mean of a band's repetitions may be beside it by rounding
-        filled_CHW = np.where(missing_HW, join_groups(filled_GCHW.numpy(), count), unit_CHW)
+        filled_CHW = np.where(missing_HW, join_groups(np.concatenate(filled), count), unit_CHW)
         return match_rim(filled_CHW, missing_HW)
 
 

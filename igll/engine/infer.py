@@ -73,6 +73,9 @@ def infer(request: InferRequest) -> int:
     every = plan_jobs(request.inputs)
     _check_pictures(every, request.scenes)
     jobs = every[request.share.number - 1 :: request.share.count]
+    if not jobs:
+        print(f"done: nothing to do for part {request.share.number} of {request.share.count}")
+        return 0
     inpainter, filler = _model(request, every)
     make_folder(every[0].out.parent if len(every) == 1 else request.inputs.out)
 

@@ -25,7 +25,7 @@ from igll.engine.scene_work import work_folder, work_path
 from igll.engine.tiles import TileFiller, TileStore
 from igll.errors import InputError
 from igll.geo.blending import compose
-from igll.geo.box import Box, blocks
+from igll.geo.box import Box, blocks, working_side
 from igll.geo.cells import is_missing, read_cells
 from igll.geo.gdal_session import gdal_session
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
@@ -183,14 +183,15 @@ def _filled_level(job: _Job, level: Level) -> Path:
         return filled
     plan, store = _fill_level(job, level)
     size = plan.grid.height, plan.grid.width
-    tiles = plan.by_part(_PART)
+    side = working_side(len(level.bands), _PART)
+    tiles = plan.by_part(side)
     with (
         open_raster(level.values) as values,
         open_raster(level.classes) as classes,
         replacing(filled) as path,
         new_raster(path, size, len(level.bands), "float64") as target,
     ):
-        for part in blocks(*size, _PART):
+        for part in blocks(*size, side):
             values_CHW = values.read(window=part.window())
             missing_HW = is_missing(classes.read(1, window=part.window()))
             if missing_HW.any():
@@ -202,7 +203,7 @@ def _filled_level(job: _Job, level: Level) -> Path:
 
 def _parts(level: Level, plan: Plan, store: TileStore) -> Iterator[tuple[Box, NDArray[np.float64]]]:
     """The filling of every part of a level that holds something to fill: unit_CHW."""
-    parts = plan.by_part(_PART)
+    parts = plan.by_part(working_side(len(level.bands), _PART))
     with open_raster(level.classes) as classes:
         for part, tiles in tqdm(parts.items(), desc="write", unit="part"):
             with reading(level.classes):

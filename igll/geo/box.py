@@ -13,6 +13,10 @@ STRIP = 512  # rows that are worked on at a time
 MEMORY = 16 * 2**20  # bytes that the values of all bands in a box may take
 _VALUE = 8  # bytes that hold a value of any type
 
+# What a part of a scene may take, but no part is narrower than the least side.
+_WORKING_BYTES = 64 * 2**20
+_LEAST_SIDE = 128
+
 
 class Box(NamedTuple):
     """Rows ``top`` to ``bottom`` and columns ``left`` to ``right``, the ends not included."""
@@ -128,3 +132,16 @@ def _cover(frame: Box, height: int, width: int) -> Iterator[Box]:
     for top in range(frame.top, frame.bottom, height):
         for left in range(frame.left, frame.right, width):
             yield Box(top, left, min(top + height, frame.bottom), min(left + width, frame.right))
+
+
+def working_side(bands: int, most: int) -> int:
+    """Side of the parts that a scene is worked on in: a power of two, shorter the more bands there are.
+
+    Args:
+        bands: Bands that are held at once, in double precision.
+        most: The longest side, a power of two.
+    """
+    side = most
+    while side > _LEAST_SIDE and side * side * bands * 8 > _WORKING_BYTES:
+        side //= 2
+    return side

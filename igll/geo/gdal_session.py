@@ -73,11 +73,15 @@ class WriteErrors(logging.Handler):
         try:
             yield
         except failures as error:
-            raise self.failure(one_line(error)) from None
+            raise self.failure(one_line(error)) from self.cause(one_line(error))
         finally:
             self._inside = False
         if self._heard:
-            raise self.failure(self._heard[0])
+            raise self.failure(self._heard[0]) from self.cause(self._heard[0])
+
+    def cause(self, reason: str) -> OSError | None:
+        """A full disk as the system would name it, so that callers need not read messages; else None."""
+        return OSError(errno.ENOSPC, reason) if self._disk_full([reason, *self._heard]) else None
 
     def failure(self, reason: str) -> OutputError:
         """The error to raise, which names a full disk where that is the likely cause."""

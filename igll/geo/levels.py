@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from igll.geo.box import Box, blocks
+from igll.geo.box import Box, blocks, working_side
 from igll.geo.pixel_class import PixelClass
 from igll.geo.raster import open_quietly, open_raster, reading
 from igll.storage import replacing
@@ -66,7 +66,7 @@ def reduce_level(level: Level, folder: Path) -> Level:
         new_raster(values_path, _coarse(values), len(level.bands), "float64") as values_out,
         new_raster(classes_path, _coarse(values), 1, "uint8") as classes_out,
     ):
-        for block in blocks(values.height, values.width, _BLOCK):
+        for block in blocks(values.height, values.width, working_side(len(level.bands), _BLOCK)):
             with reading(level.values):
                 values_CHW = values.read(level.bands, window=block.window())
                 class_HW = classes.read(1, window=block.window())

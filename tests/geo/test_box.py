@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from igll.geo import box
-from igll.geo.box import Box, stored_blocks, strips
+from igll.geo.box import Box, stored_blocks, strips, working_side
 from igll.geo.raster import open_raster
 from tests.geo.grounds import ground, write_raster
 
@@ -61,3 +61,8 @@ def test_strips_in_parts_cover_each_pixel_once_and_are_small(
                 assert part.intersection(strip) == part
                 assert part.width == 330 or not stored
     assert (covered_HW == 1).all()
+
+
+@pytest.mark.parametrize(("bands", "side"), [(1, 1024), (8, 1024), (9, 512), (224, 128), (5000, 128)])
+def test_parts_of_many_bands_are_smaller(bands, side):
+    assert working_side(bands, 1024) == side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -256,10 +257,12 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     monkeypatch.setattr("shutil.copyfile", lambda *_, **__: Path(tmp_path / "no" / "file").read_bytes())
     with (
-        pytest.raises(OutputError, match=r"out\.tif: cannot be written \(disk full\? "),
+        pytest.raises(OutputError, match=r"out\.tif: cannot be written \(disk full\? ") as caught,
         filled_copy(*paths, TAGS, progress=False),
     ):
         pass
+    cause = caught.value.__cause__
+    assert isinstance(cause, OSError) and cause.errno == errno.ENOSPC
 
 
 def test_a_scene_cut_short_is_named(tmp_path: Path):
