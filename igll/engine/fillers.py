@@ -16,8 +16,8 @@ from igll.geo.band_groups import group_bands, join_groups
 from igll.inpainter import Inpainter
 from igll.schema import ClassicalName
 
-# Groups of bands in one pass: scenes of hundreds of bands must not need more memory than those of ten.
-_GROUPS_AT_ONCE = 4
+# Groups of bands in one pass: a GPU gains from several, a CPU only pays for them in memory.
+_GROUPS_AT_ONCE = {"cuda": 4, "cpu": 1}
 
 
 class Filler(Protocol):
@@ -84,8 +84,9 @@ class NetworkFiller:
         index_GC = group_bands(count, channels)
         missing = torch.from_numpy(missing_HW)
         filled = []
-        for first in range(0, len(index_GC), _GROUPS_AT_ONCE):
-            some_GC = index_GC[first : first + _GROUPS_AT_ONCE]
+        step = _GROUPS_AT_ONCE.get(self.inpainter.device.type, 1)
+        for first in range(0, len(index_GC), step):
+            some_GC = index_GC[first : first + step]
             reference = None if reference_CHW is None else torch.from_numpy(reference_CHW[some_GC])
             image = torch.from_numpy(unit_CHW[some_GC])
             filled.append(self.inpainter.inpaint(image, missing, reference=reference).numpy())
