@@ -168,7 +168,9 @@ def _fill_level(job: _Job, level: Level) -> tuple[Plan, TileStore]:
         if job.reference is not None:
             opened = open_reference(job.reference, job.scene, len(level.bands), level.number)
             reference = stack.enter_context(opened)
-        fill = stack.enter_context(TileFiller.opened(level, plan, job.filler, job.scaling, coarse, reference))
+        values = stack.enter_context(open_raster(level.values))
+        classes = stack.enter_context(open_raster(level.classes))
+        fill = TileFiller(values, classes, level, plan, job.filler, job.scaling, coarse, reference)
         name = "fill" if level.number == 0 else f"fill 1/{4**level.number}"
         for tile in tqdm(plan.tiles, desc=name, unit="tile"):
             if not store.holds(tile):

@@ -6,7 +6,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from igll.geo.box import Box
 from igll.geo.cells import is_missing
 from igll.geo.levels import Level, read_enlarged, smooth
 from igll.geo.pixel_class import PixelClass
-from igll.geo.raster import open_raster, reading
+from igll.geo.raster import reading
 from igll.geo.reference import Reference
 from igll.geo.scaling import Scaling
 from igll.geo.tiling import Plan, Tile
@@ -42,11 +41,21 @@ _DAMAGED = (
 
 
 class TileFiller:
-    """Fills tiles of one level; opened by :meth:`opened`.
+    """Fills tiles of one level.
 
     Where ground is too far away to be seen, a filling of the next coarser level leads in two ways: in a strip
     along the frame's border it stands in for known pixels, and far from known ground the result's coarse
     content is made equal to it. So neighbouring tiles agree on what the middle of a large hole looks like.
+
+    Args:
+        values: The level's values, an open raster.
+        classes: Its classes, an open raster.
+        level: The level.
+        plan: Its tiles.
+        filler: The model.
+        scaling: From the scene's units to the model's.
+        coarse: Raster of the next coarser level, complete, if a tile needs it.
+        reference: Another image of the place, on the level's grid.
     """
 
     def __init__(
@@ -62,30 +71,6 @@ class TileFiller:
     ) -> None:
         self._values, self._classes, self._level, self._plan = values, classes, level, plan
         self._filler, self._scaling, self._coarse, self._reference = filler, scaling, coarse, reference
-
-    @classmethod
-    @contextmanager
-    def opened(
-        cls,
-        level: Level,
-        plan: Plan,
-        filler: Filler,
-        scaling: Scaling,
-        coarse: Path | None,
-        reference: Reference | None,
-    ) -> Iterator[TileFiller]:
-        """Open a level's rasters.
-
-        Args:
-            level: The level.
-            plan: Its tiles.
-            filler: The model.
-            scaling: From the scene's units to the model's.
-            coarse: Raster of the next coarser level, complete, if a tile needs it.
-            reference: Another image of the place, on the level's grid.
-        """
-        with open_raster(level.values) as values, open_raster(level.classes) as classes:
-            yield cls(values, classes, level, plan, filler, scaling, coarse, reference)
 
     def __call__(self, tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Fill a tile.
