@@ -13,8 +13,8 @@ import igll
 from igll import cli
 from igll.config import load_config
 from igll.data.bands import read_bands
+from igll.engine.batches import open_data
 from igll.engine.edge_maps import prepare_edge_maps
-from igll.engine.train import open_data
 
 rasterio = pytest.importorskip("rasterio")
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset
+from igll.engine.batches import open_data, training_batches
 from igll.engine.bench_step_roof import StepRoof, record_step
 from igll.engine.bench_timing import MEASURED, SKIPPED, Row, clock, is_out_of_memory
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.objectives import Batch, Objectives
 from igll.engine.state import TrainState, build_state, judges_edges
-from igll.engine.train import average, judge, open_data, train_step, training_batches
+from igll.engine.step import average, judge, train_step
 from igll.models.discriminator import weights_once
 from igll.models.interface import GeneratorOutput
 

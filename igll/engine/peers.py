@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from igll.baselines import require_packages
 from igll.config import Config, load_config
+from igll.engine.batches import open_data, training_batches
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.method_table import write_method_table
 from igll.engine.objectives import Objectives
 from igll.engine.reuse import check_same_run, is_measured, measure
 from igll.engine.state import build_state
-from igll.engine.train import open_data, train, train_step, training_batches
+from igll.engine.step import train_step
+from igll.engine.train import train
 from igll.errors import InputError
 from igll.report.files import write_json
 from igll.storage import make_folder

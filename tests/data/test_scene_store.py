@@ -14,7 +14,7 @@ from PIL import Image
 from igll.config import build_config
 from igll.data.datasets import SampleKey, build_dataset
 from igll.data.scene_store import SceneStore, to_unit
-from igll.engine.train import training_batches
+from igll.engine.batches import training_batches
 
 
 def layers(seed: int, side: int = 6) -> list[np.ndarray]:

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from igll.engine import train as engine
+from igll.engine import step as engine
+from igll.engine.batches import open_data, training_batches
+from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.finite import FiniteWatch
 from igll.engine.objectives import Objectives
 from igll.engine.state import TrainState, build_state
-from igll.engine.train import open_data, prepare_edge_maps, train_step, training_batches
+from igll.engine.step import train_step
 from igll.errors import NumericsError
 from igll.losses.singular_values import leading_singular_values
 from igll.models.discriminator import Discriminator, Rectangle

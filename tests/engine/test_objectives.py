@@ -16,7 +16,8 @@ from igll.engine import objectives as module
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.objectives import Batch, Objectives
 from igll.engine.state import build_state
-from igll.engine.train import train, train_step
+from igll.engine.step import train_step
+from igll.engine.train import train
 from igll.errors import InputError
 from igll.models.discriminator import Judgement
 from igll.models.interface import GeneratorOutput

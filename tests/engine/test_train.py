@@ -17,9 +17,11 @@ import yaml
 from PIL import Image
 
 from igll.config import TrainConfig, load_config
+from igll.engine import step as stepping
 from igll.engine import train as engine
 from igll.engine.checkpoint import load_checkpoint
-from igll.engine.train import learning_rate, train
+from igll.engine.step import learning_rate
+from igll.engine.train import train
 from igll.errors import InputError, NumericsError
 from tests.engine.conftest import QUICKSTART
 
@@ -207,7 +209,7 @@ def test_a_non_finite_loss_stops_before_the_update(small, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_a_non_finite_gradient_spares_that_networks_weights(small, tmp_path, monkeypatch, network):
-    measured = engine._gradient_norm
+    measured = stepping._gradient_norm
 
     def poisoned(optimizer, loss, clip):
         norm = measured(optimizer, loss, clip)
@@ -227,7 +229,7 @@ def test_a_non_finite_gradient_spares_that_networks_weights(small, tmp_path, mon
         return built["state"]
 
     monkeypatch.setattr(engine, "build_state", remembered)
-    monkeypatch.setattr(engine, "_gradient_norm", poisoned)
+    monkeypatch.setattr(stepping, "_gradient_norm", poisoned)
     with pytest.raises(NumericsError, match=rf"step 1: 'gradient/{network}' is nan; images: synthetic-0"):
         train(small(), tmp_path / "run")
     after = dict(getattr(built["state"], network).named_parameters())
@@ -237,9 +239,9 @@ def test_a_non_finite_gradient_spares_that_networks_weights(small, tmp_path, mon
 
 def test_five_discriminator_steps_per_generator_step(small, tmp_path, monkeypatch):
     updates = []
-    update = engine._update
+    update = stepping._update
     monkeypatch.setattr(
-        engine, "_update", lambda optimizer, rate: (updates.append(optimizer), update(optimizer, rate))
+        stepping, "_update", lambda optimizer, rate: (updates.append(optimizer), update(optimizer, rate))
     )
     train(small(discriminator={"steps": 5}, train={"max_steps": 2}), tmp_path / "run")
     assert [updates.count(optimizer) for optimizer in dict.fromkeys(updates)] == [10, 2]
