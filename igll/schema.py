@@ -263,6 +263,7 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     amp: bool = True
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    deterministic: bool = False
     log_every: Positive = 20
     sheet_every: Positive = 1_000
     eval_every: Positive = 1_000

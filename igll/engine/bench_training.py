@@ -19,7 +19,7 @@ from igll.engine.batches import open_data, training_batches
 from igll.engine.bench_step_roof import StepRoof, record_step
 from igll.engine.bench_timing import MEASURED, SKIPPED, Row, clock, is_out_of_memory
 from igll.engine.edge_maps import prepare_edge_maps
-from igll.engine.objectives import Batch, Objectives
+from igll.engine.objectives import Batch, Objectives, build_objectives
 from igll.engine.state import TrainState, build_state, judges_edges
 from igll.engine.step import average, judge, train_step
 from igll.models.discriminator import weights_once
@@ -62,12 +62,11 @@ class _Bench:
 
     def _objectives(self, only: str | None = None) -> Objectives:
         """All losses, or one generator term alone, which then computes nothing of the others."""
-        losses, config = self.config.losses, self.config
+        config = self.config
         if only is not None:
-            names = self.objectives.weights
-            losses = losses.model_copy(update={name: 0.0 for name in names if name != only})
-        learned = config.model.structure_prior == "learned"
-        made = Objectives(losses, learned, config.data.crop_size, config.allow_download).to(self.device)
+            off = {name: 0.0 for name in self.objectives.weights if name != only}
+            config = config.model_copy(update={"losses": config.losses.model_copy(update=off)})
+        made = build_objectives(config).to(self.device)
         if made.features is not None and only is not None:
             made.features = self.objectives.features  # one copy of VGG serves all
         return made
@@ -121,7 +120,8 @@ class _Bench:
 
         def criticise() -> None:
             with weights_once(network):
-                losses.append(self.objectives.discriminator(network, batch, judged, conditional, differences))
+                found = self.objectives.discriminator(network, batch, judged, conditional, differences)
+                losses.append(found.total)
 
         for _ in range(self.config.discriminator.steps):
             optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from igll.errors import InputError
@@ -23,3 +27,27 @@ def choose_device(name: str) -> torch.device:
             f"device: '{name}' was asked for, but there are {torch.cuda.device_count()}; count from 0"
         )
     return device
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Operators that give the same bits on every run, if wanted, and afterwards as it was.
+
+    On a CPU with the same number of threads all of them do anyway. On CUDA an operator that has no such
+    form is used as it is, and torch's warning names it.
+    """
+    if not wanted:
+        yield
+        return
+    # Read by cuBLAS when it starts, which is later than this.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

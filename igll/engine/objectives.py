@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from igll.config import LossConfig
+from igll.config import Config, LossConfig
 from igll.errors import InputError
 from igll.losses import (
     AdversarialLoss,
@@ -28,6 +29,7 @@ from igll.losses import (
     WassersteinGradientPenaltyLoss,
     WholeL1Loss,
 )
+from igll.losses.adversarial import relative_accuracy
 from igll.losses.released import ALIGNED_LAYER, GUIDED_LAYERS
 from igll.models.critics import AnyDiscriminator
 from igll.models.discriminator import Judgement, Rectangle
@@ -64,6 +66,18 @@ class Batch:
     rectangles: list[Rectangle] | None
     indices: list[int]
     layout: HoleLayout | None = None
+
+
+class DiscriminatorTerms(NamedTuple):
+    """What a pass through the discriminator gives.
+
+    Attributes:
+        total: Its loss: scalar, float32, with gradient.
+        accuracy: Share of right judgements, see :func:`igll.losses.adversarial.relative_accuracy`; scalar.
+    """
+
+    total: Tensor
+    accuracy: Tensor
 
 
 class Objectives(nn.Module):
@@ -244,8 +258,8 @@ class Objectives(nn.Module):
         result_BCHW: Tensor,
         conditional: bool,
         differences: Tensor | None = None,
-    ) -> Tensor:
-        """The discriminator's loss (L_dis of section 3.6).
+    ) -> DiscriminatorTerms:
+        """The discriminator's loss (L_dis of section 3.6), and how often it is right.
 
         Args:
             discriminator: The network.
@@ -253,9 +267,6 @@ class Objectives(nn.Module):
             result_BCHW: What :meth:`judged` returned, detached.
             conditional: Whether the discriminator sees edges.
             differences: What :meth:`differences` returned, if it was called.
-
-        Returns:
-            Scalar, float32.
         """
         edge = batch.edge_B1HW if conditional else None
         gap = None
@@ -276,7 +287,17 @@ class Objectives(nn.Module):
                 torch.default_generator,
             )
             loss = loss + self.config.gradient_penalty * penalty
-        return loss
+        return DiscriminatorTerms(loss, relative_accuracy(real_logits, fake_logits))
+
+
+def build_objectives(config: Config) -> Objectives:
+    """The losses of a run, on the CPU.
+
+    Raises:
+        InputError: As :class:`Objectives`.
+    """
+    learned = config.model.structure_prior == "learned"
+    return Objectives(config.losses, learned, config.data.crop_size, config.allow_download)
 
 
 def _score_pair(

@@ -18,7 +18,7 @@ from igll.engine.batches import open_data, training_batches
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.method_table import write_method_table
-from igll.engine.objectives import Objectives
+from igll.engine.objectives import build_objectives
 from igll.engine.reuse import check_same_run, is_measured, measure
 from igll.engine.state import build_state
 from igll.engine.step import train_step
@@ -192,8 +192,7 @@ def _timed_steps(config: Config) -> Iterator[float]:
     if detector is not None and training.edges is not None:
         prepare_edge_maps(training, training.edges, detector, device)
     state = build_state(config, device)
-    learned = config.model.structure_prior == "learned"
-    objectives = Objectives(config.losses, learned, config.data.crop_size, config.allow_download).to(device)
+    objectives = build_objectives(config).to(device)
     for batch in training_batches(config, training, 0, ROUNDS, device):
         start = time.perf_counter()
         train_step(state, objectives, config, batch, training)

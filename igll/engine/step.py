@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from igll.config import Config, TrainConfig
-from igll.data.datasets import InpaintingDataset
 from igll.engine.objectives import Batch, Objectives, Terms
 from igll.engine.state import TrainState, judges_edges
 from igll.models import InpaintingNetwork
@@ -17,14 +17,24 @@ from igll.models.discriminator import Judgement, weights_once
 from igll.models.interface import GeneratorOutput
 
 
+class Images(Protocol):
+    """What a step asks of the training images: how many there are, and what they are called."""
+
+    def __len__(self) -> int:
+        """Images of the training set."""
+
+    def name(self, index: int) -> str:
+        """Name of an image."""
+
+
 def train_step(
-    state: TrainState, objectives: Objectives, config: Config, batch: Batch, training: InpaintingDataset
+    state: TrainState, objectives: Objectives, config: Config, batch: Batch, training: Images
 ) -> Terms:
     """One update of the discriminator (or several, as configured) and one of the generator.
 
     Returns:
         ``generator/TERM`` before weighting, ``generator/total``, ``gradient/generator`` (its norm) and, with
-        a discriminator, the same of it; detached, on the device.
+        a discriminator, its total and gradient and ``discriminator/accuracy``; detached, on the device.
 
     Raises:
         NumericsError: Before the network's update, if its loss or gradient is not finite. On CUDA the update
@@ -66,7 +76,7 @@ def _train_discriminator(
     objectives: Objectives,
     config: Config,
     batch: Batch,
-    training: InpaintingDataset,
+    training: Images,
     output: GeneratorOutput,
     differences: Tensor | None,
 ) -> Terms:
@@ -80,9 +90,10 @@ def _train_discriminator(
     network.requires_grad_(True)
     for _ in range(config.discriminator.steps):
         with weights_once(network):
-            loss = objectives.discriminator(network, batch, result, conditional, differences)
-        terms["discriminator/total"] = loss.detach()
-        terms["gradient/discriminator"] = _gradient_norm(optimizer, loss, 0.0)
+            found = objectives.discriminator(network, batch, result, conditional, differences)
+        terms["discriminator/total"] = found.total.detach()
+        terms["discriminator/accuracy"] = found.accuracy
+        terms["gradient/discriminator"] = _gradient_norm(optimizer, found.total, 0.0)
         _check_finite(terms, state, batch, training)
         _update(optimizer, rate * relative)
     # The generator's gradient runs through the discriminator, not into it.
@@ -118,7 +129,7 @@ def total_steps(config: TrainConfig, images: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
-def _check_finite(terms: Terms, state: TrainState, batch: Batch, training: InpaintingDataset) -> None:
+def _check_finite(terms: Terms, state: TrainState, batch: Batch, training: Images) -> None:
     """Stop before the update if any value is not finite, naming it, the step and the images."""
     state.watch.note(state.step, terms, lambda: ", ".join(training.name(index) for index in batch.indices))
     if state.watch.full:

@@ -15,7 +15,7 @@ from igll.engine.batches import open_data, training_batches
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.log import RunLog
-from igll.engine.objectives import Objectives
+from igll.engine.objectives import build_objectives
 from igll.engine.records import Records
 from igll.engine.signals import StopRequest
 from igll.engine.state import build_state
@@ -57,8 +57,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 
     # Networks, losses, optimisers; and where an earlier process left off.
     state = build_state(config, device)
-    learned = config.model.structure_prior == "learned"
-    objectives = Objectives(config.losses, learned, config.data.crop_size, config.allow_download).to(device)
+    objectives = build_objectives(config).to(device)
     if resume and last.exists():
         state.load(last, config, device)
     make_folder(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -106,6 +107,24 @@ class LeastSquaresLoss(AdversarialLoss):
         """See :class:`AdversarialLoss`; there is no singular-value term."""
         real, fake = real_logits.float().sigmoid(), fake_logits.float().sigmoid()
         return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+@torch.no_grad()
+def relative_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Share of scores on the right side: of real images above the fakes' mean, of fakes below the reals'.
+
+    What the relativistic average loss rewards, and the same measure for every other form: 1/2 for a
+    discriminator that guesses, 1 for one that is never wrong.
+
+    Args:
+        real_logits: Scores of complete images, any shape.
+        fake_logits: Scores of filled images.
+
+    Returns:
+        Scalar in [0, 1], float32.
+    """
+    real, fake = _relative(real_logits, fake_logits)
+    return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
 
 
 def _relative(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -268,7 +268,7 @@ def test_adversarial_forms(form: str):
     for_generator, for_judge = expected_losses(
         form, scores(judge, given.target_BCHW), scores(judge, made.perception_BCHW)
     )
-    found = losses.discriminator(judge, given, made.perception_BCHW, conditional=False)
+    found = losses.discriminator(judge, given, made.perception_BCHW, conditional=False).total
     assert found.item() == pytest.approx(for_judge, rel=1e-5)
     total, terms = losses.generator(made, given, judge(given.target_BCHW), judge(made.perception_BCHW))
     assert terms["adversarial"].item() == pytest.approx(for_generator, rel=1e-5)
@@ -282,9 +282,9 @@ def test_the_gradient_penalty_enters_the_critics_loss_with_its_weight():
     given, judge = batch(), Linear()
     result = output(given).perception_BCHW
     plain, weighed = (
-        objectives(adversarial=1, adversarial_form="wasserstein", gradient_penalty=weight).discriminator(
-            judge, given, result, conditional=False
-        )
+        objectives(adversarial=1, adversarial_form="wasserstein", gradient_penalty=weight)
+        .discriminator(judge, given, result, conditional=False)
+        .total
         for weight in (0, 10)
     )
     # A linear critic's slope is its weight, wherever it is taken.
@@ -308,7 +308,7 @@ def test_other_forms_have_no_penalty(form: str):
     for weight in (0, 10):
         judge = Linear()
         losses = objectives(adversarial=1, adversarial_form=form, gradient_penalty=weight)
-        values.append(losses.discriminator(judge, given, result, conditional=False).item())
+        values.append(losses.discriminator(judge, given, result, conditional=False).total.item())
         assert len(judge.seen) == 2
     assert values[0] == values[1]
 
