@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from igll.config import LossConfig
+from igll.data.stand_ins import Replacement
 from igll.errors import InputError
 from igll.losses import (
     AdversarialLoss,
@@ -55,6 +56,7 @@ class Batch:
         rectangles: The holes, if they are equal rectangles.
         indices: Positions in the dataset, for error messages.
         layout: What the generator worked out from the mask; without it, its pass does.
+        replaced: The samples that another image stands in for.
     """
 
     image_BCHW: Tensor
@@ -64,6 +66,7 @@ class Batch:
     rectangles: list[Rectangle] | None
     indices: list[int]
     layout: HoleLayout | None = None
+    replaced: list[Replacement] = field(default_factory=list)
 
 
 class Objectives(nn.Module):
