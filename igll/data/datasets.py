@@ -172,7 +172,7 @@ class InpaintingDataset(Dataset[Sample]):
         scene = self.source.load(self.indices[index])
         layers = [scene.input_HWC, scene.target_HWC]
         if self.edges is not None:
-            layers.append(self.edges.load(scene.edge_source_HWC, self.name(index))[..., None])
+            layers.append(self._edge_map(self.edges, scene, index))
         if scene.mask_HW is not None:
             layers.append(scene.mask_HW[..., None].astype(np.float32))
         return layers
@@ -184,9 +184,19 @@ class InpaintingDataset(Dataset[Sample]):
             InputError: It cannot be used, for whatever reason.
         """
         scene = self.source.load(self.indices[index])
+        self._check_scene(scene, index)
+        return scene
+
+    def _check_scene(self, scene: Scene, index: int) -> None:
         self.check_size(scene.target_HWC.shape[0], scene.target_HWC.shape[1], index)
         self.complete_corners(scene.target_HWC, index)
-        return scene
+
+    def _edge_map(self, edges: EdgeCache, scene: Scene, index: int) -> NDArray[np.float32]:
+        try:
+            return edges.load(scene.edge_source_HWC, self.name(index))[..., None]
+        except InputError:
+            self._check_scene(scene, index)  # what is to blame if no map was made for this reason
+            raise
 
     def check_size(self, height: int, width: int, index: int) -> None:
         """Refuse a scene that is smaller than the crop.
