@@ -239,6 +239,7 @@ def decode(path: Path) -> Image.Image:
     """Open and decode a file completely, in any thread; any failure becomes one line that names it."""
     try:
         with FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of odd metadata, which has no say here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(path)  # reads the header alone
         with opened as image:
