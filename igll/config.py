@@ -153,13 +153,14 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
     )
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
-        hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(section.model_fields)}"
+        known_here = shortened(", ".join(section.model_fields), 250)
+        hint = f"did you mean '{near}'?" if near else f"known here: {known_here}"
         return f"{origin}: unknown key '{key}'; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "string_type":
         message = f"input should be text; if it is, quote it twice: {key}='\"...\"'"
     if detail["type"] == "model_type":
-        message = f"is a section; its keys are {', '.join(all_keys(section))}"
+        message = f"is a section; its keys are {shortened(', '.join(all_keys(section)), 250)}"
     return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {shown(detail['input'])})"
 
 

@@ -143,6 +143,8 @@ def test_shipped_configs_with_pieces_cut_out_and_put_in(tmp_path: Path, text: st
 @examples(300)
 @given(values=st.sampled_from(VALUES), key=st.sampled_from(KEYS), junk=JUNK)
 @example(values={}, key="train.lr", junk=10**400)
+@example(values={}, key="losses", junk=["x" * 60] * 9)
+@example(values={}, key="losses.zzzzzzzzzz", junk=3)
 @example(values={}, key="model.name", junk={"a": 1})
 @example(values={}, key="mask.ratio", junk=[math.nan, math.nan])
 @example(values={}, key="model", junk=[["name", "igll"]])

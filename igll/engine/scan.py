@@ -73,8 +73,8 @@ def _cell(text: str) -> str:
 
 
 def check_images(
-    config: Config, training: InpaintingDataset, testing: InpaintingDataset, listing: UnusableList
-) -> None:
+    config: Config, training: InpaintingDataset, testing: InpaintingDataset, out: Path, resumed: bool
+) -> UnusableList:
     """Read the images before anything else, as far as ``data.scan`` and ``data.on_error`` ask for it.
 
     With ``data.scan`` all of them; with ``data.on_error=skip`` at least those of the validation, from
@@ -84,20 +84,26 @@ def check_images(
         config: What is asked for.
         training: Training images.
         testing: Validation images.
-        listing: Where those that cannot be used are written.
+        out: The run's folder.
+        resumed: Whether the run goes on from a checkpoint.
+
+    Returns:
+        The run's list of images that cannot be used, with those found now.
 
     Raises:
         InputError: Some cannot be used and ``data.on_error`` is ``error``, or none can.
     """
     skip = config.data.on_error == "skip"
+    # A scan that refuses to start says what is wrong now, not what once was.
+    listing = UnusableList(out, keep=resumed and (skip or not config.data.scan))
     if not (skip or config.data.scan):
-        return
-    make_folder(listing.path.parent)
+        return listing
+    make_folder(out)
     broken = find_unusable(training, "training images") if config.data.scan else {}
     unscored = find_unusable(testing, "validation images")
     found = list(dict.fromkeys([*broken.values(), *unscored.values()]))
     if not found:
-        return
+        return listing
     listing.add(found, "start")
     if not skip:
         raise InputError(
@@ -107,11 +113,13 @@ def check_images(
     if len(broken) == len(training):
         raise none_usable(list(broken.values()), "training")
     leave_out(testing, unscored)
-    print(
-        f"warning: {len(broken)} training image(s) and {len(unscored)} validation image(s) cannot be used, "
-        f"see {listing.path}; others stand in for the former, the latter are left out",
-        file=sys.stderr,
-    )
+    for count, rest in (
+        (len(broken), "training image(s) cannot be used, others stand in"),
+        (len(unscored), "validation image(s) cannot be used and are left out"),
+    ):
+        if count:
+            print(f"warning: {count} {rest}; see {listing.path}", file=sys.stderr)
+    return listing
 
 
 def find_unusable(
@@ -236,6 +244,20 @@ class TolerantValidation(Validation):
                         f"{image.reason}",
                     )
         return work()
+
+
+def open_validation(
+    config: Config,
+    dataset: InpaintingDataset,
+    folder: Path,
+    device: torch.device,
+    listing: UnusableList,
+    bar: tqdm[Any],
+) -> Validation:
+    """Validation as strict as ``data.on_error`` asks for; arguments as of :class:`TolerantValidation`."""
+    if config.data.on_error == "error":
+        return Validation(dataset, config, folder, device)
+    return TolerantValidation(dataset, config, folder, device, listing, bar)
 
 
 def _warn(bar: tqdm[Any], text: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +268,75 @@ def test_a_file_whose_reading_is_refused_is_replaced(tmp_path: Path, monkeypatch
     sample = opened(root)[SampleKey(0, 3, 0)]
     (event,) = decode_replacements([sample["unusable"]])
     assert event.passed_over[0].reason == f"{root / '3.png'}: cannot be read (Permission denied)"
+
+
+def raster(path: Path, bands: int, missing: bool = False) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    values = np.full((bands, 40, 44), 60, np.float32)
+    if missing:
+        values[:, :, 20:24] = np.nan  # in the middle, and so in every crop
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            path, "w", driver="GTiff", width=44, height=40, count=bands, dtype="float32"
+        ) as file:
+            file.write(values)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: raster(path, 3), r"has 3 band\(s\), not 4"),
+        (lambda path: raster(path, 4, missing=True), r"some in every crop"),
+        (cut, "cannot be read as a raster"),
+        (lambda path: Image.new("P", (44, 40)).save(path), r"has 1 band\(s\), not 4"),
+    ],
+)
+def test_rasters_of_other_bands_or_without_a_complete_crop(tmp_path: Path, damage, reason: str):
+    root = tmp_path / "a"
+    root.mkdir()
+    for number in range(COUNT):
+        raster(root / f"{number}.tif", 4)
+    data = {"name": "folder", "root": str(root), "val_root": str(root), "crop_size": CROP, "on_error": "skip"}
+    config = build_config({"data": {**data, "stretch": [0, 100]}, "model": {"image_channels": 4}})
+    dataset = build_dataset(config, "train")
+    damage(root / "3.tif")
+    sample = dataset[SampleKey(0, 3, 0)]
+    (event,) = decode_replacements([sample["unusable"]])
+    assert sample["index"] == 4 and re.search(reason, event.passed_over[0].reason)
+    with pytest.raises(InputError, match=reason):
+        dataset.checked_scene(3)
+
+
+def test_a_picture_whose_values_have_no_place_is_replaced(tmp_path: Path):
+    root = pictures(tmp_path / "a")
+    (root / "3.png").unlink()
+    Image.fromarray(np.full((40, 44), 7, np.float32)).save(root / "3.tif")
+    sample = opened(root)[SampleKey(0, 3, 0)]
+    (event,) = decode_replacements([sample["unusable"]])
+    assert "values span 7.0 to 7.0, outside 0 to 1" in event.passed_over[0].reason
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_a_name_with_line_breaks_stays_on_one_line(tmp_path: Path, policy: str):
+    root = pictures(tmp_path / "a", 1)
+    (root / "0.png").rename(root / "a\nb\u2028c.png")
+    dataset = opened(root, on_error=policy)
+    cut(root / "a\nb\u2028c.png")
+    with pytest.raises(InputError, match=r"a\\nb\\u2028c\.png: damaged image") as caught:
+        list(DataLoader(dataset, batch_sampler=StepSampler(1, 1, 0, 0, 1), num_workers=1))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_link_to_nothing_is_no_silent_change_of_the_dataset(tmp_path: Path):
+    root = pictures(tmp_path / "a")
+    before = opened(root).source.names
+    dangling(root / "3.png")
+    (root / "link").symlink_to(tmp_path)  # a folder elsewhere is passed over, as ever
+    dataset = opened(root)
+    assert dataset.source.names == before
+    (event,) = decode_replacements([dataset[SampleKey(0, 3, 0)]["unusable"]])
+    assert event.passed_over[0].reason.endswith("3.png: no such file; check the path")
 
 
 def test_names_that_no_text_file_holds_travel_with_the_batch():

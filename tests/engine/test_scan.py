@@ -117,7 +117,8 @@ def test_a_scan_with_skip_says_how_many_and_goes_on(run_of, tmp_path: Path, caps
     cut(tmp_path / "b" / "0.png")
     assert train(run_of({"scan": True, "on_error": "skip"}), tmp_path / "run") == 0
     said = capsys.readouterr().err
-    assert "2 training image(s) and 1 validation image(s) cannot be used" in said
+    assert f"warning: 2 training image(s) cannot be used, others stand in; see {tmp_path}" in said
+    assert f"warning: 1 validation image(s) cannot be used and are left out; see {tmp_path}" in said
     assert [line[::2] for line in listed(tmp_path / "run")] == [
         ["2.png", "start"],
         ["4.png", "start"],
