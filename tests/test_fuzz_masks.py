@@ -174,6 +174,7 @@ def test_shapes_of_any_form(tmp_path: Path, scene: Any):
     @examples(150)
     @given(geometries=st.lists(GEOMETRIES, max_size=3), crs=CRS_NAMES, cut=st.integers(0, 400))
     @example(geometries=[{"type": "Polygon", "coordinates": SQUARE}], crs=None, cut=400)
+    @example(geometries=[{"type": "Polygon", "coordinates": [[[0.0, 0.0]]]}], crs=None, cut=400)
     def attempt(geometries: list, crs: object, cut: int) -> None:
         features = [{"type": "Feature", "properties": {}, "geometry": geometry} for geometry in geometries]
         content: dict[str, object] = {"type": "FeatureCollection", "features": features}
