@@ -23,6 +23,7 @@ from igll.schema import (
     Section,
     TrainConfig,
 )
+from igll.yaml_text import MAX_CHARACTERS, YamlTextError, read_yaml, shortened, shown
 
 __all__ = [
     "Config",
@@ -53,13 +54,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     source = str(path)
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open(encoding="utf-8") as file:
+            loaded = read_yaml(file.read(MAX_CHARACTERS + 1))
     except OSError as error:
         raise InputError(f"{source}: cannot read the config: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{source}: not a text file; a config is YAML") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except YamlTextError as error:
+        raise InputError(f"{source}: {error}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{source}: a config is a mapping of keys to values, such as 'model:' or 'train:'")
     return build_config(loaded, overrides, source)
@@ -99,11 +101,13 @@ def save_config(config: Config, path: Path) -> None:
 def _parse_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise InputError(f"'{override}': an override is written key.sub=value, such as train.batch_size=4")
+        raise InputError(
+            f"'{shortened(override, 100)}': an override is written key.sub=value, such as train.batch_size=4"
+        )
     try:
-        return key.strip(), yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"'{override}': the value is not valid YAML; quote it") from None
+        return key.strip(), read_yaml(text)
+    except YamlTextError as error:
+        raise InputError(f"'{shortened(override, 100)}': {error}; quote the value if it is text") from None
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
@@ -126,7 +130,7 @@ def _first_mistake(error: ValidationError) -> Any:
 
 def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
     """One line for the first thing that pydantic found wrong."""
-    names = [str(part) for part in detail["loc"]]
+    names = [shortened(str(part), 60) for part in detail["loc"]]
     section: type[Section] = Config
     known: list[str] = []
     for name in names:
@@ -140,19 +144,24 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
             break
     key = ".".join(known)
     origin = next(
-        (f"'{text}'" for name, text in overridden.items() if name == key or name.startswith(f"{key}.")),
+        (
+            f"'{shortened(text, 100)}'"
+            for name, text in overridden.items()
+            if name == key or name.startswith(f"{key}.")
+        ),
         source,
     )
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
-        hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(section.model_fields)}"
+        known_here = shortened(", ".join(section.model_fields), 250)
+        hint = f"did you mean '{near}'?" if near else f"known here: {known_here}"
         return f"{origin}: unknown key '{key}'; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "string_type":
         message = f"input should be text; if it is, quote it twice: {key}='\"...\"'"
     if detail["type"] == "model_type":
-        message = f"is a section; its keys are {', '.join(all_keys(section))}"
-    return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {detail['input']!r})"
+        message = f"is a section; its keys are {shortened(', '.join(all_keys(section)), 250)}"
+    return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {shown(detail['input'])})"
 
 
 def all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:

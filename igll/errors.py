@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 _WORKER_TRACEBACK = "Original Traceback"
+# What ends a line for a terminal, a log reader or str.splitlines; file names and YAML keys may hold it.
+_LINE_ENDS = {ord(end): repr(end)[1:-1] for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 
 
 class InputError(Exception):
     """Bad input: a file, a key or an argument that cannot be used.
 
-    The message is one line that names the file or key, says what is wrong and what to do.
+    The message is one line that names the file or key, says what is wrong and what to do; line breaks in
+    what it names are written as escapes.
     Entry points print it without a traceback and exit with code 2.
     """
 
@@ -16,7 +19,7 @@ class InputError(Exception):
         # A DataLoader worker hands its exception on as a printed traceback; the last line is the message.
         if _WORKER_TRACEBACK in message:
             message = message.strip().splitlines()[-1].split("InputError: ", 1)[-1]
-        super().__init__(message)
+        super().__init__(message.translate(_LINE_ENDS))
 
 
 class OutputError(Exception):

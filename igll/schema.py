@@ -168,6 +168,8 @@ class DataConfig(Section):
     test_limit: Positive | None = None
     workers: Annotated[int, Field(ge=0, le=128)] = 2
     cache_mb: Annotated[int, Field(ge=0)] = 2000
+    scan: bool = False
+    on_error: Literal["error", "skip"] = "error"
 
 
 MaskFamily = Literal["square", "irregular", "cloud", "slc_off", "gaps", "salt_pepper"]

@@ -233,6 +233,7 @@ NEW_KEYS = [
     "losses.whole", "losses.whole_per_hole", "losses.perceptual_layers", "losses.perceptual_by_channels",
     "losses.style_layers", "losses.style_of", "losses.adversarial_form", "losses.gradient_penalty",
     "losses.judged", "losses.feature_matching_of", "train.optimizer", "train.weight_decay", "data.stretch",
+    "data.scan", "data.on_error",
 ]  # fmt: skip
 
 

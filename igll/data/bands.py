@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igll.data.files import FloatArray
+from igll.data.files import FILTERS, FloatArray
 from igll.errors import InputError
 
 
@@ -72,20 +72,21 @@ def _read(path: Path, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     try:
-        with warnings.catch_warnings():
+        with FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
-                kinds = raster.colorinterp
-                bands = [band for band in raster.indexes if kinds[band - 1] != ColorInterp.alpha]
-                _check_bands(path, [kind.name for kind in kinds], len(bands), count)
-                _check_size(path, raster.width, raster.height)
-                values_NHW = raster.read(bands)
-                known_HW = np.ones(values_NHW.shape[1:], bool)
-                for band in raster.indexes:
-                    if band not in bands:  # alpha, which GDAL heeds only as the second or fourth band
-                        known_HW &= raster.read(band) != 0
-                    elif MaskFlags.all_valid not in raster.mask_flag_enums[band - 1]:
-                        known_HW &= raster.read_masks(band) != 0
+            opened = rasterio.open(path)
+        with opened as raster:
+            kinds = raster.colorinterp
+            bands = [band for band in raster.indexes if kinds[band - 1] != ColorInterp.alpha]
+            _check_bands(path, [kind.name for kind in kinds], len(bands), count)
+            _check_size(path, raster.width, raster.height)
+            values_NHW = raster.read(bands)
+            known_HW = np.ones(values_NHW.shape[1:], bool)
+            for band in raster.indexes:
+                if band not in bands:  # alpha, which GDAL heeds only as the second or fourth band
+                    known_HW &= raster.read(band) != 0
+                elif MaskFlags.all_valid not in raster.mask_flag_enums[band - 1]:
+                    known_HW &= raster.read_masks(band) != 0
     except (RasterioError, OSError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{path}: cannot be read as a raster ({reason}); replace or remove it") from error

@@ -20,6 +20,7 @@ from igll.data.masks import make_mask
 from igll.data.scene_store import SceneStore, to_unit
 from igll.data.sources import AID, RICE, ClearView, ImageFolder, Scene, SceneSource, Synthetic
 from igll.data.splits import Part, split_names
+from igll.data.stand_ins import first_usable
 from igll.errors import InputError
 
 TEST_ORIGIN = 50  # row and column at which the paper protocol's test crop starts
@@ -35,7 +36,9 @@ class Sample(TypedDict, total=False):
         target: target_CHW in [-1, 1]; equal to ``image`` unless the data comes in pairs.
         mask: mask_1HW, 1 = missing.
         edge: edge_1HW in [0, 1] of the ground truth, if edges are in use.
-        index: Position in the dataset.
+        index: Position in the dataset, of the stand-in if there is one.
+        unusable: Of training samples with ``data.on_error=skip``: which image stands in for which, see
+            :mod:`igll.data.stand_ins`; empty if none does.
     """
 
     image: Tensor
@@ -43,6 +46,7 @@ class Sample(TypedDict, total=False):
     mask: Tensor
     edge: Tensor
     index: int
+    unusable: str
 
 
 class SampleKey(NamedTuple):
@@ -122,15 +126,27 @@ class InpaintingDataset(Dataset[Sample]):
         return self.source.names[self.indices[index]]
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """Return one sample."""
-        index = key.image if isinstance(key, SampleKey) else key
+        """Return one sample; only training samples ever have a stand-in."""
+        if not isinstance(key, SampleKey):
+            return self._sample(key, key)
+        if self.data.on_error == "error":
+            return self._sample(key.image, key)
+        sample, replacement = first_usable(
+            self.name, len(self), key.image, lambda index: self._sample(index, key)
+        )
+        sample["unusable"] = replacement.encode()
+        return sample
+
+    def _sample(self, index: int, key: SampleKey | int) -> Sample:
+        """The sample of an image; crop, flips and hole are the key's own, whichever image stands in."""
         kept = None if self.store is None else self.store.get(index)
         layers: list[NDArray[Any]] = list(self._layers(index)) if kept is None else list(kept)
         if self.store is not None and kept is None:
             self.store.put(index, layers)
-        layers = (
-            self._train_crop(layers, key) if isinstance(key, SampleKey) else self._test_crop(layers, index)
-        )
+        if isinstance(key, SampleKey):
+            layers = self._train_crop(layers, key, index)
+        else:
+            layers = self._test_crop(layers, index)
         if kept is not None:
             layers = [to_unit(layer) for layer in layers]
         brings_mask = len(layers) > 2 + (self.edges is not None)
@@ -145,17 +161,42 @@ class InpaintingDataset(Dataset[Sample]):
     def keep_scenes(self) -> None:
         """Keep decoded scenes from now on, within ``data.cache_mb``; before loader processes start."""
         if self.data.cache_mb and self.store is None:
-            self.store = SceneStore(len(self), self._layers(0), self.data.cache_mb)
+            if self.data.on_error == "error":
+                layers = self._layers(0)
+            else:
+                layers, _ = first_usable(self.name, len(self), 0, self._layers)
+            self.store = SceneStore(len(self), layers, self.data.cache_mb)
 
     def _layers(self, index: int) -> list[NDArray[np.float32]]:
         """Input, target, edge map if edges are in use, and mask if the dataset brings it; (H, W, C)."""
         scene = self.source.load(self.indices[index])
         layers = [scene.input_HWC, scene.target_HWC]
         if self.edges is not None:
-            layers.append(self.edges.load(scene.edge_source_HWC, self.name(index))[..., None])
+            layers.append(self._edge_map(self.edges, scene, index))
         if scene.mask_HW is not None:
             layers.append(scene.mask_HW[..., None].astype(np.float32))
         return layers
+
+    def checked_scene(self, index: int) -> Scene:
+        """Read a scene and see that a crop can be taken of it.
+
+        Raises:
+            InputError: It cannot be used, for whatever reason.
+        """
+        scene = self.source.load(self.indices[index])
+        self._check_scene(scene, index)
+        return scene
+
+    def _check_scene(self, scene: Scene, index: int) -> None:
+        self.check_size(scene.target_HWC.shape[0], scene.target_HWC.shape[1], index)
+        self.complete_corners(scene.target_HWC, index)
+
+    def _edge_map(self, edges: EdgeCache, scene: Scene, index: int) -> NDArray[np.float32]:
+        try:
+            return edges.load(scene.edge_source_HWC, self.name(index))[..., None]
+        except InputError:
+            self._check_scene(scene, index)  # what is to blame if no map was made for this reason
+            raise
 
     def check_size(self, height: int, width: int, index: int) -> None:
         """Refuse a scene that is smaller than the crop.
@@ -189,12 +230,12 @@ class InpaintingDataset(Dataset[Sample]):
             )
         return corners_N2
 
-    def _train_crop(self, layers: list[NDArray[Any]], key: SampleKey) -> list[NDArray[Any]]:
+    def _train_crop(self, layers: list[NDArray[Any]], key: SampleKey, index: int) -> list[NDArray[Any]]:
         """Random crop without missing pixels, flip and quarter turns, the same for every layer."""
         rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
-        self.check_size(height, width, key.image)
-        corners_N2 = self.complete_corners(layers[1], key.image)
+        self.check_size(height, width, index)
+        corners_N2 = self.complete_corners(layers[1], index)
         if corners_N2 is None:
             top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
         else:

@@ -7,6 +7,7 @@ several frames the first is read.
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 import zlib
 from collections import Counter, defaultdict
@@ -40,6 +41,8 @@ _DECODING_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+# The warning filters belong to the whole process; two threads that change them at once would mix them up.
+FILTERS = threading.Lock()
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
@@ -49,7 +52,8 @@ def list_images(root: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Pa
 
     Args:
         root: the folder. Subfolders are searched; files and folders whose names start with a dot, and
-            files without one of the suffixes (in any case), are passed over.
+            files without one of the suffixes (in any case), are passed over. A link to nothing counts as
+            an image that cannot be read: passed over, it would change the dataset without a word.
         suffixes: of the files to look for, in lower case.
 
     Returns:
@@ -66,7 +70,7 @@ def list_images(root: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Pa
     images = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file()
+        if path.suffix.lower() in suffixes and (path.is_file() or (path.is_symlink() and not path.exists()))
     }
     visible = sorted(name for name in images if not any(part.startswith(".") for part in name.split("/")))
     if not visible:
@@ -232,13 +236,15 @@ def match_by_stem(
 
 
 def decode(path: Path) -> Image.Image:
-    """Open and decode a file completely; any failure becomes one line that names it."""
+    """Open and decode a file completely, in any thread; any failure becomes one line that names it."""
     try:
-        with warnings.catch_warnings():
+        with FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of odd metadata, which has no say here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return image
+            opened = Image.open(path)  # reads the header alone
+        with opened as image:
+            image.load()
+            return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: image too large ({_reason(error)}); cut it into smaller ones") from error
     except FileNotFoundError as error:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, StepSampler, build_dataset, spread
+from igll.data.stand_ins import decode_replacements
 from igll.engine.edge_maps import edges_needed, open_edge_cache
 from igll.engine.objectives import Batch
 from igll.engine.signals import leave_signals_to_main
@@ -74,4 +75,5 @@ def training_batches(
             hole_rectangles(sample["mask"]),
             sample["index"].tolist(),
             None if layout is None else layout.to(device),
+            decode_replacements(sample.get("unusable", [])),
         )

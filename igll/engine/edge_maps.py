@@ -12,6 +12,8 @@ from igll.config import Config
 from igll.data.bands import with_nearest_known
 from igll.data.datasets import InpaintingDataset
 from igll.data.edge_cache import EdgeCache
+from igll.data.sources import Scene
+from igll.errors import InputError
 from igll.models.edges import EdgeDetector, build_edge_detector
 
 
@@ -49,30 +51,49 @@ def open_edge_cache(config: Config) -> tuple[EdgeCache, EdgeDetector]:
 
 @torch.inference_mode()
 def prepare_edge_maps(
-    dataset: InpaintingDataset, cache: EdgeCache, detector: EdgeDetector, device: torch.device
+    dataset: InpaintingDataset,
+    cache: EdgeCache,
+    detector: EdgeDetector,
+    device: torch.device,
+    pass_over: bool = False,
 ) -> int:
     """Detect and store the edge map of every image of a dataset that the cache does not have yet.
 
     Reads every image, so a damaged or too small one is named here, before training starts. Maps are
     kept under the image as it was read, whatever stands in for its missing pixels.
 
+    Args:
+        dataset: The images.
+        cache: Where maps are kept.
+        detector: Makes them.
+        device: Where.
+        pass_over: Leave an image that cannot be used to whoever needs it.
+
     Returns:
         Number of maps made.
+
+    Raises:
+        InputError: An image cannot be used, unless such are passed over.
     """
+
+    def read(index: int) -> Scene | None:
+        try:
+            return dataset.checked_scene(index)
+        except InputError:
+            if pass_over:
+                return None
+            raise
+
     detector = detector.to(device)
     made = 0
     with ThreadPoolExecutor(2) as readers:  # decoding runs ahead of detection, a few images at a time
         for start in tqdm(range(0, len(dataset), 16), desc="edge maps", unit="×16", leave=False):
-            chunk = dataset.indices[start : start + 16]
-            for offset, scene in enumerate(readers.map(dataset.source.load, chunk)):
-                image_HWC = scene.edge_source_HWC
-                dataset.check_size(image_HWC.shape[0], image_HWC.shape[1], start + offset)
-                dataset.complete_corners(scene.target_HWC, start + offset)
-                if cache.path(image_HWC).exists():
+            for scene in readers.map(read, range(start, min(start + 16, len(dataset)))):
+                if scene is None or cache.path(scene.edge_source_HWC).exists():
                     continue
-                image_CHW = with_nearest_known(image_HWC).transpose(2, 0, 1)
+                image_CHW = with_nearest_known(scene.edge_source_HWC).transpose(2, 0, 1)
                 signed = torch.from_numpy(np.ascontiguousarray(image_CHW)) * 2 - 1
                 edge_HW = detector(signed[None].to(device))[0, 0].float().cpu().numpy()
-                cache.save(image_HWC, edge_HW)
+                cache.save(scene.edge_source_HWC, edge_HW)
                 made += 1
     return made

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from igll.config import Config, LossConfig
+from igll.data.stand_ins import Replacement
 from igll.errors import InputError
 from igll.losses import (
     AdversarialLoss,
@@ -57,6 +58,7 @@ class Batch:
         rectangles: The holes, if they are equal rectangles.
         indices: Positions in the dataset, for error messages.
         layout: What the generator worked out from the mask; without it, its pass does.
+        replaced: The samples that another image stands in for.
     """
 
     image_BCHW: Tensor
@@ -66,6 +68,7 @@ class Batch:
     rectangles: list[Rectangle] | None
     indices: list[int]
     layout: HoleLayout | None = None
+    replaced: list[Replacement] = field(default_factory=list)
 
 
 class DiscriminatorTerms(NamedTuple):

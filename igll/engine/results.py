@@ -84,7 +84,7 @@ def load_results(folder: Path) -> Results:
     protocol = Protocol.from_json(summary.get("protocol"), str(path))
     try:
         return _checked(folder, path, summary, protocol)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, csv.Error):
         raise InputError(f"{path}: is no complete result of igll-eval; evaluate again") from None
 
 
@@ -178,7 +178,7 @@ def _number(stored: Any) -> float:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(_read(path))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of thousands of brackets
         raise InputError(f"{path}: is not JSON; evaluate again") from None
     if not isinstance(summary, dict):
         raise InputError(f"{path}: is no result of igll-eval; evaluate again")

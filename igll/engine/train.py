@@ -17,10 +17,10 @@ from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.log import RunLog
 from igll.engine.objectives import build_objectives
 from igll.engine.records import Records
+from igll.engine.scan import ReplacementRecord, check_images, open_validation
 from igll.engine.signals import StopRequest
 from igll.engine.state import build_state
 from igll.engine.step import total_steps, train_step
-from igll.engine.validate import Validation
 from igll.errors import InputError, NumericsError
 from igll.storage import make_folder
 
@@ -53,6 +53,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 
     # Data: training crops and fixed validation images.
     training, testing, detector = open_data(config)
+    unusable = check_images(config, training, testing, out, resumed=last.exists())
     last_step = total_steps(config.train, len(training))
 
     # Networks, losses, optimisers; and where an earlier process left off.
@@ -64,15 +65,17 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     save_config(config, out / "config.yaml")
 
     # Edge maps of the ground truth, if any are used; made last, because it can take a while.
+    skip = config.data.on_error == "skip"
     for dataset in (training, testing):
         if detector is not None and dataset.edges is not None:
-            prepare_edge_maps(dataset, dataset.edges, detector, device)
+            prepare_edge_maps(dataset, dataset.edges, detector, device, pass_over=skip)
     layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
     batches = training_batches(config, training, state.step, last_step, device, layout_of)
-    validation = Validation(testing, config, out / "sheets", device)
 
     with RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, last_step) as bar:
+        validation = open_validation(config, testing, out / "sheets", device, unusable, bar)
         records = Records(config, out, log, validation, bar)
+        replacements = ReplacementRecord(unusable, log, bar)
         try:
             for batch in batches:
                 # One step: discriminator, then generator, then the average.
@@ -81,6 +84,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 
                 # Records.
                 finished = state.step == last_step
+                replacements.note(state.step, batch.replaced)
                 records.write(state, terms, finished)
 
                 # Checkpoint; leave if asked to.

@@ -164,7 +164,10 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
         raise InputError(f"{path}: its CRS cannot be related to the scene's ({one_line(error)})") from error
     if encoded is None:
         raise InputError(f"{path}: its first layer has no geometry; give a file with shapes")
-    shapes = shapely.get_parts(shapely.from_wkb([code for code in encoded if code is not None]))
+    try:
+        shapes = shapely.get_parts(shapely.from_wkb([code for code in encoded if code is not None]))
+    except shapely.GEOSException as error:
+        raise InputError(f"{path}: holds a shape that is none ({one_line(error)}); mend it") from error
     shapes = shapes[~shapely.is_empty(shapes)]
     if not shapes.size:
         raise _nothing_inside(path, scene)
