@@ -32,9 +32,7 @@ def replacing(path: Path, durable: bool = False, previous: Path | None = None) -
         yield temporary
         if durable:
             _flush(temporary)
-        if previous is not None and path.exists():
-            path.replace(previous)
-        temporary.replace(path)
+        _rename(temporary, path, previous)
         if durable:
             _flush(path.parent)
     except OSError as error:
@@ -42,6 +40,19 @@ def replacing(path: Path, durable: bool = False, previous: Path | None = None) -
     finally:
         with suppress(OSError):  # the failure itself is what the user has to hear of
             temporary.unlink(missing_ok=True)
+
+
+def _rename(temporary: Path, path: Path, previous: Path | None) -> None:
+    """Give a file its name, and the file that has it another one."""
+    if previous is None or not path.exists():
+        temporary.replace(path)
+        return
+    path.replace(previous)
+    try:
+        temporary.replace(path)
+    except OSError:
+        previous.replace(path)
+        raise
 
 
 def make_folder(path: Path) -> None:

@@ -85,17 +85,22 @@ def leave_signals_to_main(worker: int) -> None:
     for number in EXIT_CODES:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    main = multiprocessing.parent_process()
     # Where a signal's sender cannot be asked for, SIGTERM stays as the loader has it: it ends the worker.
-    if main is not None and main.pid is not None and hasattr(signal, "sigtimedwait"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with, args=(main.pid,), daemon=True).start()
+        threading.Thread(target=_end_with_main, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(main: int) -> NoReturn:
-    """Wait for the main process to end or to send SIGTERM, then end this one, whatever it is doing."""
-    while os.getppid() == main:
+def _end_with_main(parent: int) -> NoReturn:
+    """Wait for the main process to end or to send SIGTERM, then end this one, whatever it is doing.
+
+    Args:
+        parent: Which process started this one: the main process, or a server that forks in its name.
+    """
+    main = multiprocessing.parent_process()
+    # The parent's number alone would miss a main process that was gone before this one asked for it.
+    while main is not None and main.is_alive() and os.getppid() == parent:
         came = signal.sigtimedwait({signal.SIGTERM}, _WATCH_SECONDS)
-        if came is not None and came.si_pid == main:
+        if came is not None and came.si_pid == main.pid:
             break
     os._exit(0)

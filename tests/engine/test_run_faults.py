@@ -78,14 +78,35 @@ def disk(monkeypatch) -> FullDisk:
     return FullDisk(monkeypatch)
 
 
-def every_step(small, **keys):
-    return small(train={"checkpoint_every": 1, "eval_every": 2, "sheet_every": 6, "max_steps": 6} | keys)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-def test_a_last_checkpoint_that_cannot_be_written_is_tried_again(small, tmp_path, disk, at_step, capsys):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train(every_step(small), whole)
-    capsys.readouterr()
+@pytest.fixture
+def every_step(small, home: Path):
+    """Builds the configuration of a run of six steps; keyword arguments are keys of ``train``."""
+
+    def build(**keys):
+        every = {"checkpoint_every": 1, "eval_every": 6, "sheet_every": 6, "max_steps": 6}
+        return small(train=every | keys, edges={"cache": str(home / "maps")})
+
+    return build
+
+
+@pytest.fixture
+def whole(every_step, home: Path, capsys) -> Path:
+    """The run without any fault."""
+    if not (home / "run").exists():
+        train(every_step(), home / "run")
+        capsys.readouterr()
+    return home / "run"
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_tried_again(
+    every_step, whole, tmp_path, disk, at_step, capsys
+):
+    run = tmp_path / "run"
     before = {}
 
     def fill():
@@ -99,7 +120,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_tried_again(small, tmp_path
         disk.names = ()
 
     at_step |= {2: fill, 4: free}
-    assert train(every_step(small), run) == 0
+    assert train(every_step(), run) == 0
     told = warnings(capsys.readouterr().err)
     assert told == [
         f"warning: {run}/checkpoints/last.pt: cannot be written (No space left on device); training goes on, "
@@ -108,22 +129,22 @@ def test_a_last_checkpoint_that_cannot_be_written_is_tried_again(small, tmp_path
     assert differing(last_of(whole), last_of(run)) == []
 
 
-def test_at_the_end_it_is_an_error_that_names_the_last_good_one(small, tmp_path, disk, at_step):
+def test_at_the_end_it_is_an_error_that_names_the_last_good_one(every_step, tmp_path, disk, at_step):
     run = tmp_path / "run"
     at_step |= {3: lambda: setattr(disk, "names", (".last.",))}
     with pytest.raises(OutputError, match=r"last\.pt: cannot be .*good checkpoint is .*last\.pt \(step 3\)"):
-        train(every_step(small), run)
+        train(every_step(), run)
     assert last_of(run)["step"] == 3
     disk.names = ()
     at_step.clear()
-    assert train(every_step(small), run, resume=True) == 0
+    assert train(every_step(), run, resume=True) == 0
     disk.names = (".last.", ".best.")
     with pytest.raises(OutputError, match=r"there is none$"):
-        train(every_step(small), tmp_path / "none")
+        train(every_step(), tmp_path / "none")
 
 
 def test_what_was_learnt_before_a_fault_of_the_data_does_not_hide_that_fault(
-    small, tmp_path, disk, at_step, capsys
+    every_step, tmp_path, disk, at_step, capsys
 ):
     def fails():
         disk.names = (".last.",)
@@ -131,19 +152,19 @@ def test_what_was_learnt_before_a_fault_of_the_data_does_not_hide_that_fault(
 
     at_step |= {2: fails}
     with pytest.raises(InputError, match="image 5 is broken"):
-        train(every_step(small), tmp_path / "run")
+        train(every_step(), tmp_path / "run")
     assert "last good checkpoint is" in warnings(capsys.readouterr().err)[0]
 
 
 def test_a_best_checkpoint_that_cannot_be_written_is_tried_again(
-    small, tmp_path, disk, at_step, capsys, monkeypatch
+    every_step, tmp_path, disk, at_step, capsys, monkeypatch
 ):
     scores = iter([30.0, 20.0, 10.0])
     monkeypatch.setattr(engine.Validation, "scores", lambda *_: {"psnr_hole": next(scores), "psnr": 1.0})
     disk.names = (".best.",)
     at_step |= {2: lambda: setattr(disk, "names", ())}
     run = tmp_path / "run"
-    assert train(every_step(small), run) == 0
+    assert train(every_step(eval_every=2), run) == 0
     assert len(told := warnings(capsys.readouterr().err)) == 1
     assert "best.pt: cannot be written" in told[0] and "at the next validation" in told[0]
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == 4
@@ -151,12 +172,12 @@ def test_a_best_checkpoint_that_cannot_be_written_is_tried_again(
 
 
 def test_a_checkpoint_that_was_to_stay_and_a_sheet_that_cannot_be_written(
-    small, tmp_path, at_step, capsys, disk
+    every_step, tmp_path, at_step, capsys, disk
 ):
     run = tmp_path / "run"
     disk.names = ("step_0000002",)
     at_step |= {4: lambda: (run / "sheets").write_text("in the way")}
-    assert train(every_step(small, keep_every=2), run) == 0
+    assert train(every_step(keep_every=2), run) == 0
     told = warnings(capsys.readouterr().err)
     assert (
         len(told) == 2
@@ -166,11 +187,9 @@ def test_a_checkpoint_that_was_to_stay_and_a_sheet_that_cannot_be_written(
     assert (run / "checkpoints" / "step_0000004.pt").exists()
 
 
-def test_a_log_on_a_full_disk_catches_up(small, tmp_path, at_step, capsys):
+def test_a_log_on_a_full_disk_catches_up(every_step, whole, tmp_path, at_step, capsys):
     """The real thing: for some steps the log is /dev/full."""
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train(every_step(small), whole)
-    capsys.readouterr()
+    run = tmp_path / "run"
     log, aside = run / "metrics.jsonl", run / "aside"
 
     def fill():
@@ -182,7 +201,7 @@ def test_a_log_on_a_full_disk_catches_up(small, tmp_path, at_step, capsys):
         aside.rename(log)
 
     at_step |= {1: fill, 5: free}
-    assert train(every_step(small), run) == 0
+    assert train(every_step(), run) == 0
     told = warnings(capsys.readouterr().err)
     assert len(told) == 2
     assert "metrics.jsonl: cannot be written (No space left on device); training goes on" in told[0]
@@ -224,10 +243,10 @@ def test_lines_that_were_never_written_are_told_of(tmp_path, capsys):
     assert "metrics.jsonl: lacks the last 2 line(s)" in told[-1 if "lacks" in told[-1] else -2]
 
 
-def test_tensorboard_is_switched_off_with_one_warning(small, tmp_path, at_step, capsys):
+def test_tensorboard_is_switched_off_with_one_warning(every_step, tmp_path, at_step, capsys):
     run, hook = tmp_path / "run", threading.excepthook
     at_step |= {2: lambda: shutil.rmtree(run / "tensorboard")}
-    assert train(every_step(small), run) == 0
+    assert train(every_step(), run) == 0
     told = warnings(capsys.readouterr().err)
     assert len(told) == 1 and "tensorboard: cannot be written (No such file" in told[0]
     assert len([line for line in lines(run) if line["split"] == "train"]) == 6
@@ -235,15 +254,13 @@ def test_tensorboard_is_switched_off_with_one_warning(small, tmp_path, at_step, 
     at_step.clear()
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "tensorboard").write_text("in the way")
-    assert train(every_step(small), tmp_path / "second") == 0
+    assert train(every_step(), tmp_path / "second") == 0
     assert len(warnings(capsys.readouterr().err)) == 1
 
 
-def test_a_lost_drive_that_comes_back(small, tmp_path, at_step, capsys):
+def test_a_lost_drive_that_comes_back(every_step, whole, tmp_path, at_step, capsys):
     """The whole folder vanishes for three steps."""
-    whole, run, elsewhere = tmp_path / "whole", tmp_path / "run", tmp_path / "elsewhere"
-    train(every_step(small, eval_every=6), whole)
-    capsys.readouterr()
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     before = {}
 
     def lose():
@@ -257,7 +274,7 @@ def test_a_lost_drive_that_comes_back(small, tmp_path, at_step, capsys):
         elsewhere.rename(run)
 
     at_step |= {2: lose, 5: find}
-    assert train(every_step(small, eval_every=6), run) == 0
+    assert train(every_step(), run) == 0
     told = warnings(capsys.readouterr().err)
     for part, count in {"last.pt": 3, "tensorboard": 1, "metrics.jsonl": 2}.items():
         assert sum(part in line for line in told) == count, told
@@ -309,13 +326,13 @@ def test_a_real_limit_on_the_size_of_files(nursery, tmp_path: Path, free: int):
     assert lines(run) == lines(tmp_path / "whole")
 
 
-def test_a_folder_that_cannot_be_written_to_from_the_start(small, tmp_path):
+def test_a_folder_that_cannot_be_written_to_from_the_start(every_step, tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(InputError, match=r"file/run: cannot be made"):
-        train(every_step(small), tmp_path / "file" / "run")
+        train(every_step(), tmp_path / "file" / "run")
 
 
-def test_lines_are_on_disk_before_a_checkpoint_that_covers_them(small, tmp_path, monkeypatch):
+def test_lines_are_on_disk_before_a_checkpoint_that_covers_them(every_step, tmp_path, monkeypatch):
     """What a power cut leaves: every checkpoint is written after its log was flushed to the disk."""
     fsync, synced = os.fsync, {"steps": 0}
 
@@ -331,5 +348,5 @@ def test_lines_are_on_disk_before_a_checkpoint_that_covers_them(small, tmp_path,
 
     checked: list[str] = []
     monkeypatch.setattr(os, "fsync", noted)
-    train(every_step(small, keep_every=3), tmp_path / "run")
+    train(every_step(keep_every=3), tmp_path / "run")
     assert len(checked) >= 9

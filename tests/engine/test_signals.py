@@ -43,7 +43,7 @@ def test_codes():
     assert {number.name: code for number, code in EXIT_CODES.items()} == CODES
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", *WARNINGS])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", *WARNINGS])
 def test_a_signal_to_all_processes_of_a_run_saves_and_leaves(nursery, tmp_path: Path, name: str):
     """As schedulers send it: to the main process and to its two workers, warnings twice."""
     pid = nursery.start(endless(tmp_path, "data.workers=2"))
@@ -78,7 +78,6 @@ def test_a_closed_terminal_saves_and_leaves(nursery, tmp_path: Path):
 import fcntl, os, pty, termios
 master, terminal = pty.openpty()
 fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-log = os.dup(2)
 for number in (0, 1, 2):
     os.dup2(terminal, number)
 os.close(terminal)
@@ -104,7 +103,7 @@ code = engine.train(load_config(sys.argv[2], sys.argv[6:]), Path(sys.argv[4]), T
 os._exit(code)
 """
     assert nursery.run(endless(tmp_path), program)[0] == 129
-    assert last_of(tmp_path / "run")["step"] == 4
+    assert last_of(tmp_path / "run")["step"] >= 4
 
 
 STUCK_IN_WRITE = (
