@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -87,6 +88,7 @@ class Nursery:
     """Runs igll-train in processes of their own, one at a time, that need not load their modules."""
 
     def __init__(self, folder: Path) -> None:
+        self._started: list[int] = []
         self._files = {"out": str(folder / "out.txt"), "err": str(folder / "err.txt")}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -97,7 +99,8 @@ class Nursery:
         order = self._files | {"program": program, "arguments": arguments}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._started.append(int(self._process.stdout.readline()))
+        return self._started[-1]
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; exit code and what it printed."""
@@ -120,6 +123,10 @@ class Nursery:
             time.sleep(0.01)
 
     def close(self) -> None:
+        """End the nursery, and what a failed test may have left of its process groups."""
+        for pid in self._started:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
@@ -177,7 +184,5 @@ def children(pid: int) -> list[int]:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal, unless the process has just ended by itself."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
