@@ -82,7 +82,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if number < 1 or not {"generator", "config", "step"} <= state.keys():
         raise InputError(f"{path}: a torch file, but not a checkpoint written by igll-train")
     if number > 1 and not sealed:
-        raise DamagedCheckpointError(f"{path}: damaged, the SHA-256 at its end is gone")
+        raise DamagedCheckpointError(f"{path}: damaged, the SHA-256 at its end is gone; use another copy")
     if not all(isinstance(state[part], dict) for part in ("generator", "config")):
         raise InputError(f"{path}: damaged, its weights or configuration are not what igll-train writes")
     return state
@@ -109,7 +109,7 @@ def _check_whole(file: IO[bytes], path: str | Path) -> bool:
             left -= len(block)
         if digest.hexdigest().encode() != seal[len(_SEAL) :]:
             raise DamagedCheckpointError(
-                f"{path}: damaged, its content does not match the SHA-256 at its end"
+                f"{path}: damaged, its content does not match the SHA-256 at its end; use another copy"
             )
         return True
     head = file.read(4)
@@ -122,7 +122,7 @@ def _check_whole(file: IO[bytes], path: str | Path) -> bool:
         except Exception:  # on damaged bytes zipfile fails with any kind of error
             broken = "cut off"
         if broken:
-            raise DamagedCheckpointError(f"{path}: damaged, cut off or overwritten in part")
+            raise DamagedCheckpointError(f"{path}: damaged, cut off or overwritten in part; use another copy")
     return False
 
 
