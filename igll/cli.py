@@ -1,6 +1,8 @@
 """Entry points: read the arguments, load the configuration, call the engine.
 
-Exit codes: 0 done, 2 bad input, 1 failed, 130 or 143 interrupted.
+Exit codes: 0 done, 2 bad input, 1 failed, 130 or 143 interrupted (SIGINT, SIGTERM). igll-train also saves
+and leaves on the signals by which a terminal or a scheduler warns: 129 (SIGHUP, unless it was ignored),
+138 (SIGUSR1), 140 (SIGUSR2), 152 (SIGXCPU).
 """
 
 from __future__ import annotations

@@ -271,6 +271,8 @@ class TrainConfig(Section):
     eval_every: Positive = 1_000
     eval_images: Positive = 64
     checkpoint_every: Positive = 1_000
+    keep_every: Positive | None = None
+    keep: Positive = 3
 
 
 ClassicalName = Literal[

@@ -42,6 +42,25 @@ def test_any_failure_keeps_the_old_file(tmp_path: Path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_the_older_file_gets_another_name_or_keeps_its_own(tmp_path: Path, monkeypatch):
+    path, previous = tmp_path / "a.txt", tmp_path / "b.txt"
+    for text in ("1", "2", "3"):
+        with replacing(path, previous=previous) as temporary:
+            temporary.write_text(text)
+    assert (path.read_text(), previous.read_text()) == ("3", "2")
+    rename = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.startswith("."):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OutputError), replacing(path, previous=previous) as temporary:
+        temporary.write_text("4")
+    assert path.read_text() == "3" and set(tmp_path.iterdir()) <= {path, previous}
+
+
 def test_folders_are_made_or_refused(tmp_path: Path, monkeypatch):
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")

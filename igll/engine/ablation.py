@@ -53,7 +53,7 @@ def run_ablation(configs: Path, out: Path, overrides: Sequence[str] = (), only: 
         only: Names of the rows to run; empty: all. The table has those of earlier calls too.
 
     Returns:
-        0 when done, 130 or 143 when stopped by a signal after saving.
+        0 when done, 128 and the number of the signal when stopped by one after saving.
 
     Raises:
         InputError: If the input has to change; see the message.

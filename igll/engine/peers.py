@@ -98,7 +98,7 @@ def run_peers(request: PeersRequest) -> int:
     tables of all.
 
     Returns:
-        0 when done, 130 or 143 when stopped by a signal after saving.
+        0 when done, 128 and the number of the signal when stopped by one after saving.
 
     Raises:
         InputError: If the input has to change; see the message.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from igll.config import Config
-from igll.engine.log import RunLog
+from igll.engine.log import RunLog, say, warn
 from igll.engine.objectives import Terms
+from igll.engine.run_checkpoints import RunCheckpoints
 from igll.engine.state import TrainState
 from igll.engine.validate import Validation
+from igll.errors import OutputError
 
 
 @dataclass
@@ -22,14 +23,14 @@ class Records:
 
     Attributes:
         config: How often.
-        out: The run's folder.
+        checkpoints: Where the weights are saved.
         log: Where losses and scores are written.
         validation: The fixed images that are scored and shown.
         bar: The progress bar.
     """
 
     config: Config
-    out: Path
+    checkpoints: RunCheckpoints
     log: RunLog
     validation: Validation
     bar: tqdm[Any]
@@ -47,7 +48,34 @@ class Records:
         if finished or step % due.eval_every == 0:
             self._validate(state)
         if finished or step % due.sheet_every == 0:
-            self.log.picture(step, "validation", self.validation.sheet(state.evaluated, step))
+            self._show(state)
+
+    def save(self, state: TrainState, leaving: bool) -> None:
+        """Save the checkpoints that are due after a step, and always the last one.
+
+        Raises:
+            OutputError: It is the last one and cannot be written.
+            NumericsError: A step since the last look was not finite.
+        """
+        if leaving or self.checkpoints.due(state.step):
+            self.log.sync()
+            self.checkpoints.save(state, leaving)
+
+    def rescue(self, state: TrainState) -> None:
+        """Save what was learnt before something failed; if this fails too, there is only a warning."""
+        try:
+            self.save(state, leaving=True)
+        except OutputError as error:
+            warn(str(error))
+
+    def _show(self, state: TrainState) -> None:
+        """A picture sheet of the validation images."""
+        try:
+            sheet = self.validation.sheet(state.evaluated, state.step)
+        except OutputError as error:
+            warn(f"{error}; training goes on")
+            return
+        self.log.picture(state.step, "validation", sheet)
 
     def _validate(self, state: TrainState) -> None:
         """Score the fixed validation images, and keep the weights if they are the best so far."""
@@ -55,11 +83,9 @@ class Records:
         scores = self.validation.scores(state.evaluated)
         self.log.scalars(state.step, "val", scores)
         label = " (oracle edges)" if self.validation.oracle else ""
-        self.bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
-        best = self.out / "checkpoints" / "best.pt"
-        if scores["psnr_hole"] > state.best or not best.exists():
-            state.best = scores["psnr_hole"]
-            state.save(best, self.config)
+        say(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
+        self.log.sync()
+        self.checkpoints.save_best(state, scores["psnr_hole"])
 
 
 def _short(values: dict[str, float]) -> dict[str, str]:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset
 from igll.data.stand_ins import Replacement, Unusable, none_usable
-from igll.engine.log import RunLog
+from igll.engine.log import RunLog, warn
 from igll.engine.validate import Validation
-from igll.errors import InputError
+from igll.errors import InputError, OutputError
 from igll.models import InpaintingNetwork
 from igll.report.files import write_text
 from igll.storage import make_folder
@@ -53,17 +53,16 @@ class UnusableList:
                     self._lines.setdefault(tuple(line.split("\t")[:2]), line)
 
     def add(self, found: Iterable[Unusable], when: str) -> None:
-        """Write down images that are not listed yet.
-
-        Raises:
-            OutputError: The list cannot be written.
-        """
+        """Write down images that are not listed yet; a list that cannot be written is only warned about."""
         before = len(self._lines)
         for image in found:
             name, reason = _cell(image.name), _cell(image.reason)
             self._lines.setdefault((name, reason), f"{name}\t{reason}\t{when}")
         if len(self._lines) > before:
-            write_text(self.path, "".join(f"{line}\n" for line in self._lines.values()))
+            try:
+                write_text(self.path, "".join(f"{line}\n" for line in self._lines.values()))
+            except OutputError as error:
+                warn(f"{error}; training goes on")
 
 
 def _cell(text: str) -> str:
@@ -118,7 +117,7 @@ def check_images(
         (len(unscored), "validation image(s) cannot be used and are left out"),
     ):
         if count:
-            print(f"warning: {count} {rest}; see {listing.path}", file=sys.stderr)
+            warn(f"{count} {rest}; see {listing.path}")
     return listing
 
 
@@ -170,19 +169,14 @@ class ReplacementRecord:
         listing: Gets the images, with the step that first needed them.
         log: Gets ``data/skipped``, the number of such samples, for every step that has one. That is a
             function of the step and the files alone, so a resumed run's log equals an uninterrupted one's.
-        bar: One warning for each image appears above it.
     """
 
-    def __init__(self, listing: UnusableList, log: RunLog, bar: tqdm[Any]) -> None:
-        self.listing, self.log, self.bar = listing, log, bar
+    def __init__(self, listing: UnusableList, log: RunLog) -> None:
+        self.listing, self.log = listing, log
         self._said: set[Unusable] = set()
 
     def note(self, step: int, replaced: list[Replacement]) -> None:
-        """Record what a finished step's batch went without.
-
-        Raises:
-            OutputError: The list or the log cannot be written.
-        """
+        """Record what a finished step's batch went without; every image is warned about once."""
         if not replaced:
             return
         self.log.scalars(step, "data", {"skipped": len(replaced)})
@@ -191,10 +185,7 @@ class ReplacementRecord:
             for image in replacement.passed_over:
                 if image not in self._said:
                     self._said.add(image)
-                    _warn(
-                        self.bar,
-                        f"{image.name} cannot be used, {replacement.stand_in} stands in: {image.reason}",
-                    )
+                    warn(f"{image.name} cannot be used, {replacement.stand_in} stands in: {image.reason}")
 
 
 class TolerantValidation(Validation):
@@ -206,7 +197,7 @@ class TolerantValidation(Validation):
         folder: Where picture sheets are written.
         device: Where to fill.
         listing: Gets the images that are left out.
-        bar: Warnings appear above it; its count is the step.
+        bar: Its count is the step.
     """
 
     def __init__(
@@ -238,10 +229,9 @@ class TolerantValidation(Validation):
                 self.listing.add(found.values(), f"step {self.bar.n}")
                 leave_out(self.dataset, found)
                 for image in found.values():
-                    _warn(
-                        self.bar,
+                    warn(
                         f"validation goes on with {len(self.dataset)} image(s), without {image.name}: "
-                        f"{image.reason}",
+                        f"{image.reason}"
                     )
         return work()
 
@@ -258,8 +248,3 @@ def open_validation(
     if config.data.on_error == "error":
         return Validation(dataset, config, folder, device)
     return TolerantValidation(dataset, config, folder, device, listing, bar)
-
-
-def _warn(bar: tqdm[Any], text: str) -> None:
-    # To stderr, which writes any file name; stdout may refuse one that is not UTF-8.
-    bar.write(f"warning: {text}", file=sys.stderr)

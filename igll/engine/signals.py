@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+# What schedulers send some time before they end a job, and a terminal when it is closed; not on every system.
+_WARNINGS = [
+    signal.Signals[name] for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)
+]
+_ENDINGS = [signal.SIGINT, signal.SIGTERM]
+EXIT_CODES = {number: 128 + number for number in [*_ENDINGS, *_WARNINGS]}
+_WATCH_SECONDS = 1.0
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once.
+    """Turns the first SIGINT, SIGTERM or warning of a scheduler into a flag.
+
+    A second SIGINT or SIGTERM ends the process at once; SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU never do. What
+    was ignored of them stays so, as SIGHUP under nohup.
 
     Use as a context manager; outside it the signals do what they did before.
 
     Attributes:
-        exit_code: 130 or 143 once a signal came, else None.
+        exit_code: 128 and the first signal's number once one came, else None.
     """
 
     def __init__(self) -> None:
@@ -26,7 +38,11 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for number in EXIT_CODES:
-            self._previous[number] = signal.signal(number, self._on_signal)
+            before = signal.getsignal(number)
+            if number in _WARNINGS and before == signal.SIG_IGN:
+                continue
+            self._previous[number] = signal.SIG_DFL if before is None else before
+            signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -34,9 +50,11 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.exit_code = EXIT_CODES[signal.Signals(number)]
-        for known in EXIT_CODES:
-            signal.signal(known, signal.SIG_DFL)
+        if self.exit_code is None:
+            self.exit_code = EXIT_CODES[signal.Signals(number)]
+        if number in _ENDINGS:
+            for known in _ENDINGS:
+                signal.signal(known, signal.SIG_DFL)
 
 
 @contextmanager
@@ -58,6 +76,31 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Let a loader's worker outlive signals to its process group: the main process decides when work ends."""
+    """Let a loader's worker end when the main process wants it or is gone, and by no other signal.
+
+    Signals often reach the whole process group or job, while the main process still needs its workers to
+    finish its step. So a worker takes SIGTERM from nobody but the main process, which sends it to a worker
+    that does not end by itself.
+    """
     for number in EXIT_CODES:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    # Where a signal's sender cannot be asked for, SIGTERM stays as the loader has it: it ends the worker.
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_main, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_main(parent: int) -> NoReturn:
+    """Wait for the main process to end or to send SIGTERM, then end this one, whatever it is doing.
+
+    Args:
+        parent: Which process started this one: the main process, or a server that forks in its name.
+    """
+    main = multiprocessing.parent_process()
+    # The parent's number alone would miss a main process that was gone before this one asked for it.
+    while main is not None and main.is_alive() and os.getppid() == parent:
+        came = signal.sigtimedwait({signal.SIGTERM}, _WATCH_SECONDS)
+        if came is not None and came.si_pid == main.pid:
+            break
+    os._exit(0)

@@ -46,10 +46,14 @@ class TrainState:
 
     def __post_init__(self) -> None:
         """Let both optimisers stand still once something is not finite."""
-        self.watch = FiniteWatch(next(self.generator.parameters()).device)
+        self.watch = FiniteWatch(self._device)
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             if optimizer is not None:
                 vars(optimizer)["found_inf"] = self.watch.broken
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.generator.parameters()).device
 
     @property
     def evaluated(self) -> InpaintingNetwork:
@@ -77,21 +81,25 @@ class TrainState:
             self.step = failure.step
             raise NumericsError(failure.message)
 
-    def save(self, path: Path, config: Config) -> None:
-        """Write a checkpoint.
+    def save(self, path: Path, config: Config, previous: Path | None = None) -> None:
+        """Write a checkpoint; the one at ``path`` is called ``previous`` from then on, if that is given.
 
         Raises:
             NumericsError: Instead, if a step since the last look was not finite.
+            OutputError: If it cannot be written; what was there is untouched.
         """
         self.settle()
         parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
         rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
-        save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
+        if self._device.type == "cuda":
+            rest["cuda_random_state"] = torch.cuda.get_rng_state(self._device)
+        save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()}, previous)
 
     def load(self, path: Path, config: Config, device: torch.device) -> None:
         """Continue from a checkpoint of the same model.
 
         Raises:
+            DamagedCheckpointError: If it is not as it was written; nothing is changed then.
             InputError: If it cannot be read or belongs to another model.
         """
         saved = load_checkpoint(path, device)
@@ -111,6 +119,8 @@ class TrainState:
                 _lay_out_moments(part)
         self.step, self.best = saved["step"], saved["best"]
         torch.set_rng_state(saved["random_state"].cpu())
+        if device.type == "cuda" and "cuda_random_state" in saved:
+            torch.cuda.set_rng_state(saved["cuda_random_state"].cpu(), device)
 
 
 def build_state(config: Config, device: torch.device) -> TrainState:

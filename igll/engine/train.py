@@ -14,9 +14,10 @@ from igll.config import Config, save_config
 from igll.engine.batches import open_data, training_batches
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
-from igll.engine.log import RunLog
+from igll.engine.log import RunLog, Tolerant, say
 from igll.engine.objectives import build_objectives
 from igll.engine.records import Records
+from igll.engine.run_checkpoints import RunCheckpoints
 from igll.engine.scan import ReplacementRecord, check_images, open_validation
 from igll.engine.signals import StopRequest
 from igll.engine.state import build_state
@@ -31,13 +32,14 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     Args:
         config: What to train on what.
         out: The run's folder; made if missing.
-        resume: Continue from ``out/checkpoints/last.pt`` if it is there.
+        resume: Continue from ``out/checkpoints/last.pt`` if it is there, from an older one if it is damaged.
 
     Returns:
-        0 when done, 130 or 143 when stopped by SIGINT or SIGTERM after saving.
+        0 when done, 128 and the number of the signal when stopped by one after saving.
 
     Raises:
         InputError: If the input has to change; see the message.
+        OutputError: If the folder is in use or cannot be written to at the start, or at the end.
         NumericsError: If a loss or gradient stopped being finite; that network is untouched by that step.
     """
     # Device and seeds.
@@ -45,23 +47,21 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
-    last = out / "checkpoints" / "last.pt"
-    if last.exists() and not resume:
-        raise InputError(
-            f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
-        )
+    checkpoints = RunCheckpoints(out, config, resume)
 
     # Data: training crops and fixed validation images.
     training, testing, detector = open_data(config)
-    unusable = check_images(config, training, testing, out, resumed=last.exists())
     last_step = total_steps(config.train, len(training))
 
-    # Networks, losses, optimisers; and where an earlier process left off.
+    # Networks, losses, optimisers.
     state = build_state(config, device)
     objectives = build_objectives(config).to(device)
-    if resume and last.exists():
-        state.load(last, config, device)
+
+    # The run's folder, for this process alone; images that cannot be used; where an earlier process left off.
     make_folder(out)
+    lock = checkpoints.claim()
+    unusable = check_images(config, training, testing, out, resumed=checkpoints.found)
+    checkpoints.resume(state, device)
     save_config(config, out / "config.yaml")
 
     # Edge maps of the ground truth, if any are used; made last, because it can take a while.
@@ -72,10 +72,10 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
     batches = training_batches(config, training, state.step, last_step, device, layout_of)
 
-    with RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, last_step) as bar:
+    with lock, RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, last_step) as bar:
         validation = open_validation(config, testing, out / "sheets", device, unusable, bar)
-        records = Records(config, out, log, validation, bar)
-        replacements = ReplacementRecord(unusable, log, bar)
+        records = Records(config, checkpoints, log, validation, bar)
+        replacements = ReplacementRecord(unusable, log)
         try:
             for batch in batches:
                 # One step: discriminator, then generator, then the average.
@@ -88,18 +88,17 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
                 records.write(state, terms, finished)
 
                 # Checkpoint; leave if asked to.
-                leaving = finished or stop.exit_code is not None
-                if leaving or state.step % config.train.checkpoint_every == 0:
-                    state.save(last, config)
-                if stop.exit_code is not None:
-                    bar.write(f"stopped at step {state.step}, saved {last}; go on with --resume")
-                    return stop.exit_code
+                code = stop.exit_code
+                records.save(state, leaving=finished or code is not None)
+                if code is not None:
+                    say(f"stopped at step {state.step}, saved {checkpoints.last}; go on with --resume")
+                    return code
         except (InputError, NumericsError):
             # A file broke under us, or a loss did: keep what was learnt before saying so.
-            state.save(last, config)
+            records.rescue(state)
             raise
     return 0
 
 
 def _progress(first_step: int, last_step: int) -> tqdm[Any]:
-    return tqdm(total=last_step, initial=first_step, desc="train", unit="step", file=sys.stderr)
+    return tqdm(total=last_step, initial=first_step, desc="train", unit="step", file=Tolerant(sys.stderr))

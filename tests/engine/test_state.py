@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from igll.engine.checkpoint import save_checkpoint
 from igll.engine.state import build_state
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def test_moments_follow_their_weights_whatever_memory_format_they_were_saved_in(
         for moments in content["generator_optimizer"]["state"].values():
             for name in ("exp_avg", "exp_avg_sq"):
                 moments[name] = moments[name].contiguous()
-        torch.save(content, path)
+        save_checkpoint(path, content)
     resumed = build_state(config, CPU)
     resumed.load(path, config, CPU)
     step(state)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from igll.engine.step import learning_rate
 from igll.engine.train import train
 from igll.errors import InputError, NumericsError
 from tests.engine.conftest import QUICKSTART
+from tests.engine.run_files import differing
 
 
 def lines(run: Path, split: str) -> list[dict]:
@@ -32,22 +32,6 @@ def lines(run: Path, split: str) -> list[dict]:
         for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         if line["split"] == split
     ]
-
-
-def differing(first: object, second: object, where: str = "") -> list[str]:
-    """Paths at which two nested checkpoints differ, tensors compared bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [where]
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        return [path for key in first for path in differing(first[key], second[key], f"{where}.{key}")]
-    if isinstance(first, (list, tuple)):
-        return [
-            path
-            for index, (one, other) in enumerate(zip(first, second, strict=True))
-            for path in differing(one, other, f"{where}[{index}]")
-        ]
-    return [] if first == second else [where]
 
 
 def test_a_run_leaves_everything_it_promises(small, tmp_path: Path):
@@ -111,53 +95,6 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(small, tmp_path, 
     for split in ("train", "val"):
         logs = [lines(tmp_path / run, split) for run in ("whole", "killed")]
         assert [{**line, "time": 0} for line in logs[0]] == [{**line, "time": 0} for line in logs[1]]
-
-
-def command(tmp_path: Path, run: str, *more: str) -> list[str]:
-    """A small real training through the shipped quickstart config."""
-    overrides = [
-        "model.width=4", "data.crop_size=32", "data.synthetic_images=10", "train.batch_size=2",
-        "train.max_steps=40", "train.checkpoint_every=1", "train.eval_every=20", "train.eval_images=2",
-        "losses.svd_leading=4", "device=cpu", f"edges.cache={tmp_path / 'maps'}",
-    ]  # fmt: skip
-    entry = "from igll.cli import train; train()"
-    arguments = ["--config", str(QUICKSTART), "--out", str(tmp_path / run), "--resume", *overrides, *more]
-    return [sys.executable, "-c", entry, *arguments]
-
-
-def wait_for(checkpoint: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def test_kill_minus_nine_of_a_real_process_and_resume(tmp_path: Path):
-    checkpoint = tmp_path / "killed" / "checkpoints" / "last.pt"
-    victim = subprocess.Popen(command(tmp_path, "killed"), stderr=subprocess.DEVNULL)
-    wait_for(checkpoint, victim)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    assert 0 < load_checkpoint(checkpoint)["step"] < 40
-    for run in ("killed", "whole"):
-        subprocess.run(command(tmp_path, run), check=True, capture_output=True)
-    whole = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
-    assert differing(whole, load_checkpoint(checkpoint)) == []
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_whole_process_group_spares_the_workers(tmp_path: Path, number: int, code: int):
-    """As Ctrl-C in a terminal and batch schedulers send it."""
-    process = subprocess.Popen(
-        command(tmp_path, "run", "train.max_steps=100000", "data.workers=1"),
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
-    wait_for(checkpoint, process)
-    os.killpg(process.pid, number)
-    printed = "".join(process.communicate(timeout=60))
-    assert process.returncode == code
-    assert "go on with --resume" in printed and "Traceback" not in printed
-    assert load_checkpoint(checkpoint)["step"] >= 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
