@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -62,13 +63,16 @@ class RunLog:
         folder: The run's folder.
         first_step: Step from which this process goes on; later lines of an earlier process, written
             after the checkpoint that is being resumed, are dropped so that no step stands twice.
+        replay: Is given every line that is kept.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        self._lines = _Lines(folder / "metrics.jsonl", first_step)
+    def __init__(
+        self, folder: Path, first_step: int, replay: Callable[[dict[str, Any]], object] | None = None
+    ) -> None:
+        self._lines = _Lines(folder / "metrics.jsonl", first_step, replay)
         self._board = _Board(folder / "tensorboard", first_step)
         self._start = time.monotonic() - self._lines.last.get("time", 0.0)
 
@@ -86,15 +90,23 @@ class RunLog:
 
         Args:
             step: Number of finished training steps.
-            split: ``"train"`` or ``"val"``.
+            split: ``"train"``, ``"val"`` or ``"data"``.
             values: Name → value.
         """
-        line = {"step": step, "time": round(time.monotonic() - self._start, 3), **values}
         # JSON has no NaN or infinity: a value that is not a number is left empty.
-        plain = {name: value if math.isfinite(value) else None for name, value in line.items()}
-        self._lines.add(json.dumps({**plain, "split": split}))
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._add(step, split, plain)
         for name, value in values.items():
             self._board.write("add_scalar", f"{split}/{name}", value, step)
+
+    def warning(self, step: int, text: str) -> None:
+        """Record a warning about a step, and print it."""
+        self._add(step, "warning", {"warning": text})
+        warn(f"step {step}: {text}")
+
+    def _add(self, step: int, split: str, values: Mapping[str, object]) -> None:
+        seconds = round(time.monotonic() - self._start, 3)
+        self._lines.add(json.dumps({"step": step, "time": seconds, **values, "split": split}))
 
     def picture(self, step: int, name: str, picture: Image) -> None:
         """Record a picture of a step in TensorBoard."""
@@ -111,12 +123,15 @@ class _Lines:
     Args:
         path: The file.
         first_step: Lines of later steps are dropped, and what is left of half a line.
+        replay: Is given every line that is kept.
 
     Attributes:
         last: The last line that was there.
     """
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(
+        self, path: Path, first_step: int, replay: Callable[[dict[str, Any]], object] | None
+    ) -> None:
         self.path = path
         self.last: dict[str, Any] = {}
         self._pending: list[str] = []
@@ -128,6 +143,8 @@ class _Lines:
                 if line["step"] <= first_step:
                     kept.append(text)
                     self.last = line
+                    if replay is not None:
+                        replay(line)
         with replacing(path, durable=True) as temporary:
             temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
 

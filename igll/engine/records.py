@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from igll.config import Config
+from igll.engine.collapse import CollapseWatch
 from igll.engine.log import RunLog, say, warn
 from igll.engine.objectives import Terms
 from igll.engine.run_checkpoints import RunCheckpoints
@@ -25,6 +26,7 @@ class Records:
         config: How often.
         checkpoints: Where the weights are saved.
         log: Where losses and scores are written.
+        collapse: Reads the recorded values for signs of failing adversarial training.
         validation: The fixed images that are scored and shown.
         bar: The progress bar.
     """
@@ -32,6 +34,7 @@ class Records:
     config: Config
     checkpoints: RunCheckpoints
     log: RunLog
+    collapse: CollapseWatch
     validation: Validation
     bar: tqdm[Any]
 
@@ -45,6 +48,8 @@ class Records:
             values = dict(zip(terms, stacked.tolist(), strict=True))
             self.log.scalars(step, "train", values)
             self.bar.set_postfix(_short(values))
+            for text in self.collapse.see(values):
+                self.log.warning(step, text)
         if finished or step % due.eval_every == 0:
             self._validate(state)
         if finished or step % due.sheet_every == 0:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from igll.config import Config, save_config
 from igll.engine.batches import open_data, training_batches
+from igll.engine.collapse import CollapseWatch
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.log import RunLog, Tolerant, say
@@ -51,16 +52,16 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 
     # Data: training crops and fixed validation images.
     training, testing, detector = open_data(config)
+    unusable = check_images(config, training, testing, out, resumed=checkpoints.found)
     last_step = total_steps(config.train, len(training))
 
     # Networks, losses, optimisers.
     state = build_state(config, device)
     objectives = build_objectives(config).to(device)
 
-    # The run's folder, for this process alone; images that cannot be used; where an earlier process left off.
+    # The run's folder, for this process alone; and where an earlier one left off.
     make_folder(out)
     lock = checkpoints.claim()
-    unusable = check_images(config, training, testing, out, resumed=checkpoints.found)
     checkpoints.resume(state, device)
     save_config(config, out / "config.yaml")
 
@@ -72,9 +73,11 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
     batches = training_batches(config, training, state.step, last_step, device, layout_of)
 
-    with lock, RunLog(out, state.step) as log, StopRequest() as stop, _progress(state.step, last_step) as bar:
+    collapse = CollapseWatch()
+    log = RunLog(out, state.step, collapse.see)
+    with lock, log, StopRequest() as stop, _progress(state.step, last_step) as bar:
         validation = open_validation(config, testing, out / "sheets", device, unusable, bar)
-        records = Records(config, checkpoints, log, validation, bar)
+        records = Records(config, checkpoints, log, collapse, validation, bar)
         replacements = ReplacementRecord(unusable, log)
         try:
             for batch in batches:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
 
 from igll.engine.collapse import ALL_RIGHT, JUMP, NO_SIGNAL, WINDOW, CollapseWatch
+from igll.engine.train import train
 
 HEALTHY = {"discriminator/accuracy": 0.8, "gradient/discriminator": 0.3, "gradient/generator": 0.5}
 
@@ -58,3 +63,16 @@ def test_a_watch_fed_with_the_earlier_records_goes_on_as_the_first_would_have(cu
 
 def test_records_without_the_values_are_passed_over():
     assert said([{"generator/local": 0.1, "gradient/generator": None}] * (2 * WINDOW)) == []
+
+
+def test_a_run_writes_its_warnings_down_and_resumed_does_not_repeat_them(
+    small, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr("igll.engine.collapse.WINDOW", 3)
+    monkeypatch.setattr("igll.engine.objectives.relative_accuracy", lambda *_: torch.ones(()))
+    for steps in (4, 6):
+        train(small(train={"max_steps": steps}), tmp_path / "run", resume=steps == 6)
+    lines = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    warnings = [line for line in lines if line["split"] == "warning"]
+    assert [line["step"] for line in warnings] == [3] and "told at least 99%" in warnings[0]["warning"]
+    assert capsys.readouterr().err.count("warning: step 3: the discriminator") == 1

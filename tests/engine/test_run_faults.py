@@ -16,6 +16,7 @@ from igll.engine import train as engine
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.log import RunLog
 from igll.engine.train import train
+from igll.engine.validate import Validation
 from igll.errors import InputError, OutputError
 from tests.engine.run_files import Nursery, arguments, differing, last_of, lines
 
@@ -160,7 +161,7 @@ def test_a_best_checkpoint_that_cannot_be_written_is_tried_again(
     every_step, tmp_path, disk, at_step, capsys, monkeypatch
 ):
     scores = iter([30.0, 20.0, 10.0])
-    monkeypatch.setattr(engine.Validation, "scores", lambda *_: {"psnr_hole": next(scores), "psnr": 1.0})
+    monkeypatch.setattr(Validation, "scores", lambda *_: {"psnr_hole": next(scores), "psnr": 1.0})
     disk.names = (".best.",)
     at_step |= {2: lambda: setattr(disk, "names", ())}
     run = tmp_path / "run"

@@ -314,22 +314,19 @@ def test_the_list_holds_any_name_on_one_line_once(tmp_path: Path):
     assert not (tmp_path / LIST_NAME).exists()
 
 
-def test_a_warning_is_said_once_for_each_image(tmp_path: Path):
-    said, counted = [], []
-
-    class Bar:
-        def write(self, text, file):
-            said.append(text)
+def test_a_warning_is_said_once_for_each_image(tmp_path: Path, capsys):
+    counted = []
 
     class Log:
         def scalars(self, step, split, values):
             counted.append((step, split, values))
 
-    record = ReplacementRecord(UnusableList(tmp_path, keep=False), Log(), Bar())
+    record = ReplacementRecord(UnusableList(tmp_path, keep=False), Log())
     one = Replacement([Unusable("3.png", "cut"), Unusable("4.png", "cut")], "5.png")
     for step in (2, 4):
         record.note(step, [one, Replacement([Unusable("4.png", "cut")], "5.png")])
         record.note(step + 1, [])
+    said = capsys.readouterr().err.splitlines()
     assert said == [f"warning: {n}.png cannot be used, 5.png stands in: cut" for n in (3, 4)]
     assert counted == [(step, "data", {"skipped": 2}) for step in (2, 4)]
     assert [line[::2] for line in listed(tmp_path)] == [["3.png", "step 2"], ["4.png", "step 2"]]
