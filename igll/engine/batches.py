@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, StepSampler, build_dataset, spread
+from igll.distributed import alike, failing_together, rank, samples_per_process
 from igll.engine.edge_maps import edges_needed, open_edge_cache
 from igll.engine.objectives import Batch
 from igll.engine.signals import leave_signals_to_main
-from igll.models.discriminator import hole_rectangles
+from igll.models.discriminator import Rectangle, hole_rectangles
 from igll.models.edges import EdgeDetector
 from igll.models.hole_layout import HoleLayout
 
@@ -39,6 +40,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches from the loader, on the device; one loader serves the whole run.
 
+    Of several processes each gets its part of every batch, so that together they take the samples of one.
+
     Args:
         config: Batch size, seed and workers.
         dataset: Training images.
@@ -46,9 +49,14 @@ def training_batches(
         last_step: Steps when all is done.
         device: Where the batches go.
         layout_of: What the network works out from a batch's mask, on the CPU, before the pass.
+
+    Raises:
+        InputError: A sample cannot be read, or the processes cannot share a batch equally.
     """
+    share = samples_per_process(config.train.batch_size)
     dataset.keep_scenes()
-    sampler = StepSampler(len(dataset), config.train.batch_size, config.seed, first_step, last_step)
+    part = slice(rank() * share, (rank() + 1) * share)
+    sampler = StepSampler(len(dataset), config.train.batch_size, config.seed, first_step, last_step, part)
     loader: DataLoader[Sample] = DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -59,7 +67,10 @@ def training_batches(
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_main,
     )
-    for sample in loader:
+    samples = iter(loader)
+    for step in range(first_step, last_step):
+        with failing_together():
+            sample = next(samples)
         moved = {
             name: sample[name].to(device, non_blocking=True)
             for name in ("image", "target", "mask", "edge")
@@ -71,7 +82,14 @@ def training_batches(
             moved["target"],
             moved["mask"],
             moved.get("edge"),
-            hole_rectangles(sample["mask"]),
-            sample["index"].tolist(),
+            _rectangles(sample["mask"]),
+            [key.image for key in sampler.keys(step)],
             None if layout is None else layout.to(device),
         )
+
+
+def _rectangles(mask_B1HW: Tensor) -> list[Rectangle] | None:
+    """This process's holes, if those of the whole batch are rectangles of one size."""
+    boxes = hole_rectangles(mask_B1HW)
+    size = (boxes[0].height, boxes[0].width) if boxes else (0, 0)
+    return boxes if alike(size) else None

@@ -12,6 +12,7 @@ from igll.config import Config
 from igll.data.bands import with_nearest_known
 from igll.data.datasets import InpaintingDataset
 from igll.data.edge_cache import EdgeCache
+from igll.distributed import is_writer, own_part, wait_for_all
 from igll.models.edges import EdgeDetector, build_edge_detector
 
 
@@ -54,16 +55,19 @@ def prepare_edge_maps(
     """Detect and store the edge map of every image of a dataset that the cache does not have yet.
 
     Reads every image, so a damaged or too small one is named here, before training starts. Maps are
-    kept under the image as it was read, whatever stands in for its missing pixels.
+    kept under the image as it was read, whatever stands in for its missing pixels. Processes share the
+    images, and go on together when all maps are there.
 
     Returns:
-        Number of maps made.
+        Number of maps made here.
     """
     detector = detector.to(device)
     made = 0
     with ThreadPoolExecutor(2) as readers:  # decoding runs ahead of detection, a few images at a time
-        for start in tqdm(range(0, len(dataset), 16), desc="edge maps", unit="×16", leave=False):
-            chunk = dataset.indices[start : start + 16]
+        own = own_part(len(dataset))
+        starts = range(own.start, own.stop, 16)
+        for start in tqdm(starts, desc="edge maps", unit="×16", leave=False, disable=not is_writer()):
+            chunk = dataset.indices[start : min(start + 16, own.stop)]
             for offset, scene in enumerate(readers.map(dataset.source.load, chunk)):
                 image_HWC = scene.edge_source_HWC
                 dataset.check_size(image_HWC.shape[0], image_HWC.shape[1], start + offset)
@@ -75,4 +79,5 @@ def prepare_edge_maps(
                 edge_HW = detector(signed[None].to(device))[0, 0].float().cpu().numpy()
                 cache.save(image_HWC, edge_HW)
                 made += 1
+    wait_for_all()
     return made

@@ -23,14 +23,14 @@ class Records:
     Attributes:
         config: How often.
         out: The run's folder.
-        log: Where losses and scores are written.
+        log: Where losses and scores are written; None in all processes but the one that writes.
         validation: The fixed images that are scored and shown.
         bar: The progress bar.
     """
 
     config: Config
     out: Path
-    log: RunLog
+    log: RunLog | None
     validation: Validation
     bar: tqdm[Any]
 
@@ -42,20 +42,22 @@ class Records:
             state.settle()
             stacked = torch.stack([term.float() for term in terms.values()])
             values = dict(zip(terms, stacked.tolist(), strict=True))
-            self.log.scalars(step, "train", values)
+            if self.log is not None:
+                self.log.scalars(step, "train", values)
             self.bar.set_postfix(_short(values))
         if finished or step % due.eval_every == 0:
             self._validate(state)
-        if finished or step % due.sheet_every == 0:
+        if self.log is not None and (finished or step % due.sheet_every == 0):
             self.log.picture(step, "validation", self.validation.sheet(state.evaluated, step))
 
     def _validate(self, state: TrainState) -> None:
         """Score the fixed validation images, and keep the weights if they are the best so far."""
         state.settle()
         scores = self.validation.scores(state.evaluated)
-        self.log.scalars(state.step, "val", scores)
-        label = " (oracle edges)" if self.validation.oracle else ""
-        self.bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
+        if self.log is not None:
+            self.log.scalars(state.step, "val", scores)
+            label = " (oracle edges)" if self.validation.oracle else ""
+            self.bar.write(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
         best = self.out / "checkpoints" / "best.pt"
         if scores["psnr_hole"] > state.best or not best.exists():
             state.best = scores["psnr_hole"]

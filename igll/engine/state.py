@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from igll.config import Config, TrainConfig, build_config
+from igll.distributed import is_writer
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.engine.finite import FiniteWatch
 from igll.errors import InputError, NumericsError
@@ -78,12 +79,14 @@ class TrainState:
             raise NumericsError(failure.message)
 
     def save(self, path: Path, config: Config) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, in one of several processes; all of them have to call this.
 
         Raises:
             NumericsError: Instead, if a step since the last look was not finite.
         """
         self.settle()
+        if not is_writer():
+            return
         parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
         rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
         save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
@@ -188,7 +191,7 @@ def _announce_changes(earlier: Config, config: Config) -> None:
     """Say which settings differ from those that the run was started with."""
     before, now = flat(earlier.model_dump()), flat(config.model_dump())
     changed = [key for key, value in now.items() if before[key] != value]
-    if changed:
+    if changed and is_writer():
         print(f"resuming with other settings than before: {', '.join(changed)}", file=sys.stderr)
 
 

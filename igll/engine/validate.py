@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, spread
+from igll.distributed import gather, own_part
 from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.metrics import average
 from igll.metrics.image import hole_psnr, psnr
@@ -53,6 +54,17 @@ def bands_shown(channels: int) -> str:
     return f", band 1 of {channels} shown" if channels == 2 else f", bands 1 to 3 of {channels} shown"
 
 
+def own_batches(images: int, batch_size: int) -> list[list[int]]:
+    """This process's part of the batches that one process would make of so many images."""
+    batches = all_batches(images, batch_size)
+    return [batches[number] for number in own_part(len(batches))]
+
+
+def all_batches(images: int, batch_size: int) -> list[list[int]]:
+    """Batches of so many images in their order."""
+    return [list(range(start, min(start + batch_size, images))) for start in range(0, images, batch_size)]
+
+
 @contextmanager
 def evaluating(generator: InpaintingNetwork) -> Iterator[None]:
     """The generator in evaluation mode, and afterwards as it was."""
@@ -80,12 +92,18 @@ class Validation:
         self.dataset, self.folder, self.device = dataset, folder, device
         self.oracle = sees_ground_truth_edges(config)
         self.loader: DataLoader[Sample] = DataLoader(
-            dataset, config.eval.batch_size, num_workers=0, generator=torch.Generator()
+            dataset,
+            batch_sampler=own_batches(len(dataset), config.eval.batch_size),
+            num_workers=0,
+            generator=torch.Generator(),
         )
 
     @torch.no_grad()
     def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
-        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite."""
+        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite.
+
+        Processes share the images, and all of them get the scores.
+        """
         values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
         with evaluating(generator):
             for sample in self.loader:
@@ -93,7 +111,8 @@ class Validation:
                 target = to_unit(sample["target"])
                 values["psnr_hole"] += hole_psnr(result, target, sample["mask"]).tolist()
                 values["psnr"] += psnr(result, target).tolist()
-        return {name: average(parts) for name, parts in values.items()}
+        everybodys = gather(values)
+        return {name: average([value for part in everybodys for value in part[name]]) for name in values}
 
     @torch.no_grad()
     def sheet(self, generator: InpaintingNetwork, step: int) -> Image:
