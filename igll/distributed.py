@@ -153,11 +153,28 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """
     if size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for bucket in _buckets(gradients):
+    for bucket in _buckets(_gradients_of_any(list(parameters))):
         mean_N = _add_up(torch.cat([gradient.reshape(-1) for gradient in bucket])) / size()
         for gradient, part_N in zip(bucket, mean_N.split([one.numel() for one in bucket]), strict=True):
             gradient.copy_(part_N.view(gradient.shape))
+
+
+def _gradients_of_any(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Gradients that any process has, zero where this one's samples passed the parameter by.
+
+    What holes reach decides that: attention is left out where no token is missing. Parameters that no sample
+    reached are left without, so that the optimiser skips them as it would in one process.
+    """
+    reached = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
+    with _noticing_the_end():
+        dist.all_reduce(reached, dist.ReduceOp.MAX)
+    gradients = []
+    for parameter, any_reached in zip(parameters, reached.tolist(), strict=True):
+        if any_reached:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    return gradients
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
