@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from igll.config import Config
+from igll.distributed import failing_together
 from igll.engine.log import RunLog
 from igll.engine.objectives import Terms
 from igll.engine.state import TrainState
@@ -47,8 +48,10 @@ class Records:
             self.bar.set_postfix(_short(values))
         if finished or step % due.eval_every == 0:
             self._validate(state)
-        if self.log is not None and (finished or step % due.sheet_every == 0):
-            self.log.picture(step, "validation", self.validation.sheet(state.evaluated, step))
+        if finished or step % due.sheet_every == 0:
+            with failing_together():
+                if self.log is not None:
+                    self.log.picture(step, "validation", self.validation.sheet(state.evaluated, step))
 
     def _validate(self, state: TrainState) -> None:
         """Score the fixed validation images, and keep the weights if they are the best so far."""

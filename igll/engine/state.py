@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from igll.config import Config, TrainConfig, build_config
-from igll.distributed import is_writer
+from igll.distributed import is_writer, wait_for_all
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.engine.finite import FiniteWatch
 from igll.errors import InputError, NumericsError
@@ -79,17 +79,17 @@ class TrainState:
             raise NumericsError(failure.message)
 
     def save(self, path: Path, config: Config) -> None:
-        """Write a checkpoint, in one of several processes; all of them have to call this.
+        """Write a checkpoint; of several processes one does, and all have to call this.
 
         Raises:
             NumericsError: Instead, if a step since the last look was not finite.
         """
         self.settle()
-        if not is_writer():
-            return
-        parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
-        rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
-        save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
+        if is_writer():
+            parts = {name: part.state_dict() for name, part in self._parts().items() if part is not None}
+            rest = {"config": config.model_dump(), "step": self.step, "best": self.best}
+            save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()})
+        wait_for_all()
 
     def load(self, path: Path, config: Config, device: torch.device) -> None:
         """Continue from a checkpoint of the same model.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, spread
-from igll.distributed import gather, own_part
+from igll.distributed import failing_together, gather, own_part
 from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.metrics import average
 from igll.metrics.image import hole_psnr, psnr
@@ -105,7 +105,7 @@ class Validation:
         Processes share the images, and all of them get the scores.
         """
         values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
-        with evaluating(generator):
+        with evaluating(generator), failing_together():
             for sample in self.loader:
                 result = to_unit(fill_sample(generator, sample, self.device)).cpu()
                 target = to_unit(sample["target"])

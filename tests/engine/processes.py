@@ -5,7 +5,9 @@ Every process writes what it found to ``FOLDER/RANK_of_SIZE.pt``.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from igll.config import Config, build_config
+from igll.data import datasets
 from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler
 from igll.engine import objectives as objectives_module
 from igll.engine import step as stepping
 from igll.engine import train as training_loop
 from igll.engine.batches import open_data, training_batches
 from igll.engine.edge_maps import prepare_edge_maps
+from igll.engine.finite import FiniteWatch
 from igll.engine.objectives import Objectives
 from igll.engine.state import build_state
 from igll.engine.train import train
@@ -55,7 +59,13 @@ CASES: dict[str, dict[str, Any]] = {
 RUN: dict[str, Any] = {
     "mask": UNEQUAL,
     "losses": {"adversarial": 1},
-    "train": {"max_steps": 12, "checkpoint_every": 100, "eval_every": 6, "eval_images": 3, "sheet_every": 100},
+    "train": {
+        "max_steps": 12,
+        "checkpoint_every": 100,
+        "eval_every": 6,
+        "eval_images": 3,
+        "sheet_every": 100,
+    },
     "eval": {"batch_size": 1},
 }
 
@@ -78,7 +88,9 @@ def config_of(folder: Path, sections: dict[str, dict[str, Any]]) -> Config:
     return build_config(values)
 
 
-def hole_of(sides: tuple[int, ...], config: Config, images: int, self: InpaintingDataset, key: SampleKey) -> Any:
+def hole_of(
+    sides: tuple[int, ...], config: Config, images: int, self: InpaintingDataset, key: SampleKey
+) -> Any:
     """A square hole whose side goes by the sample's place in the batch."""
     places = StepSampler(images, BATCH, config.seed, 0, 1).keys(0)
     side = sides[[place.image for place in places].index(key.image)]
@@ -100,8 +112,6 @@ def first_step(folder: Path, case: str, patch: Any) -> dict[str, Any]:
         made = partial(hole_of, HOLES[case], config, len(training))
         patch.setattr(InpaintingDataset, "_made_mask", lambda self, key: made(self, key))
     batch = next(iter(training_batches(config, training, 0, 1, CPU, layout_of)))
-    batch.image_BCHW, batch.target_BCHW = batch.image_BCHW.double(), batch.target_BCHW.double()
-    batch.mask_B1HW, batch.edge_B1HW = batch.mask_B1HW.double(), batch.edge_B1HW.double()
     found: dict[str, Tensor] = {}
 
     def noted(optimizer: torch.optim.Adam, *rest: Any) -> Tensor:
@@ -121,15 +131,44 @@ def first_step(folder: Path, case: str, patch: Any) -> dict[str, Any]:
             "random": torch.get_rng_state()}  # fmt: skip
 
 
-def trained(folder: Path, out: Path, steps: int, patch: Any) -> dict[str, Any]:
-    """The state at the end of a run that goes on from whatever ``out`` holds."""
+def trained(folder: Path, name: str, steps: int, patch: Any) -> dict[str, Any]:
+    """The state at the end of a run that goes on from whatever its folder holds, and its losses."""
     states: list[Any] = []
     build = training_loop.build_state
     patch.setattr(training_loop, "build_state", lambda *given: states.append(build(*given)) or states[-1])
     config = config_of(folder, {**RUN, "train": {**RUN["train"], "max_steps": steps}})
-    train(config, out, resume=True)
-    parts = {name: part.state_dict() for name, part in states[0]._parts().items()}
+    train(config, folder / name, resume=True)
+    parts = {part: value.state_dict() for part, value in states[0]._parts().items()}
     return {**parts, "random": torch.get_rng_state(), "best": states[0].best}
+
+
+def in_float64(patch: Any) -> None:
+    """Compute in double precision throughout, so that nothing but rounding at 1e-16 can differ."""
+    to_tensor = datasets._to_tensor
+    patch.setattr(datasets, "_to_tensor", lambda array: to_tensor(array).double())
+    patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    patch.setattr(objectives_module, "VGGFeatures", Pooled)
+    torch.set_default_dtype(torch.float64)
+    patch.setattr(FiniteWatch, "__init__", watch_in_float32)
+
+
+def watch_in_float32(self: FiniteWatch, device: torch.device) -> None:
+    """The optimisers' kernels want it so."""
+    self.broken, self.immediate, self._updates = torch.zeros((), dtype=torch.float32), True, []
+
+
+def hand_over(folder: Path, size: int) -> None:
+    """Let the other number of processes go on from here too."""
+    copy = folder / f"copying_{size}"
+    shutil.copytree(folder / f"run_{size}", copy)
+    copy.rename(folder / f"from_{size}")
+
+
+def taken_over(folder: Path, size: int) -> str:
+    """The run that was handed over by so many processes."""
+    while not (folder / f"from_{size}").exists():
+        time.sleep(0.05)
+    return f"from_{size}"
 
 
 def main(folder: Path, rank: int, size: int) -> None:
@@ -141,16 +180,19 @@ def main(folder: Path, rank: int, size: int) -> None:
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found: dict[str, Any] = {}
-    for steps in (6, 12):  # the second part is also what another number of processes goes on with
-        with MonkeyPatch.context() as patch:
-            found[f"run to {steps}"] = trained(folder, folder / f"run_{size}", steps, patch)
+    with MonkeyPatch.context() as patch:
+        found["float32"] = trained(folder, f"float32_{size}", 6, patch)
+    with MonkeyPatch.context() as patch:
+        in_float64(patch)
+        trained(folder, f"run_{size}", 6, patch)
+        if rank == 0:
+            hand_over(folder, size)
+        found["whole"] = trained(folder, f"run_{size}", 12, patch)
+        found["resumed"] = trained(folder, taken_over(folder, 3 - size), 12, patch)
     for case in CASES:
         with MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-            patch.setattr(objectives_module, "VGGFeatures", Pooled)
-            torch.set_default_dtype(torch.float64)
+            in_float64(patch)
             found[case] = first_step(folder, case, patch)
-            torch.set_default_dtype(torch.float32)
     torch.save(found, folder / f"{rank}_of_{size}.pt")
     if size > 1:
         dist.barrier()
@@ -159,5 +201,3 @@ def main(folder: Path, rank: int, size: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-
-
