@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d
 from igll.config import Config, build_config
 from igll.data import datasets
 from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler
+from igll.distributed import gather, gather_rows
 from igll.engine import objectives as objectives_module
 from igll.engine import step as stepping
 from igll.engine import train as training_loop
@@ -30,6 +31,8 @@ from igll.engine.finite import FiniteWatch
 from igll.engine.objectives import Objectives
 from igll.engine.state import build_state
 from igll.engine.train import train
+from igll.errors import InputError, NumericsError, ProcessFailedError
+from igll.losses import LocalL1Loss
 from tests.engine.conftest import SMALL
 from tests.engine.test_objectives import Glass
 
@@ -88,9 +91,7 @@ def config_of(folder: Path, sections: dict[str, dict[str, Any]]) -> Config:
     return build_config(values)
 
 
-def hole_of(
-    sides: tuple[int, ...], config: Config, images: int, self: InpaintingDataset, key: SampleKey
-) -> Any:
+def hole_of(sides: tuple[int, ...], config: Config, images: int, key: SampleKey) -> Any:
     """A square hole whose side goes by the sample's place in the batch."""
     places = StepSampler(images, BATCH, config.seed, 0, 1).keys(0)
     side = sides[[place.image for place in places].index(key.image)]
@@ -110,7 +111,7 @@ def first_step(folder: Path, case: str, patch: Any) -> dict[str, Any]:
     layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
     if case in HOLES:
         made = partial(hole_of, HOLES[case], config, len(training))
-        patch.setattr(InpaintingDataset, "_made_mask", lambda self, key: made(self, key))
+        patch.setattr(InpaintingDataset, "_made_mask", lambda _, key: made(key))
     batch = next(iter(training_batches(config, training, 0, 1, CPU, layout_of)))
     found: dict[str, Tensor] = {}
 
@@ -171,6 +172,37 @@ def taken_over(folder: Path, size: int) -> str:
     return f"from_{size}"
 
 
+def failing(folder: Path, kind: str, rank: int, patch: Any) -> str:
+    """What the process says when a file breaks, or a loss, in the second one alone and in its third step."""
+    read, compare = InpaintingDataset.__getitem__, LocalL1Loss.forward
+    calls: list[int] = []
+
+    def broken_file(self: InpaintingDataset, key: Any) -> Any:
+        if rank == 1 and isinstance(key, SampleKey) and key.step == 2:
+            raise InputError("a.png: broken")
+        return read(self, key)
+
+    def broken_loss(self: LocalL1Loss, *given: Tensor) -> Tensor:
+        calls.append(1)  # twice in a step
+        return compare(self, *given) * (float("nan") if rank == 1 and len(calls) > 4 else 1.0)
+
+    if kind == "file":
+        patch.setattr(InpaintingDataset, "__getitem__", broken_file)
+    else:
+        patch.setattr(LocalL1Loss, "forward", broken_loss)
+    try:
+        trained(folder, kind, 10, patch)
+    except (InputError, NumericsError, ProcessFailedError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def gathered(rank: int) -> list[Any]:
+    """Rows and words of processes that have unequally many."""
+    rows = torch.arange(6.0).view(3, 2) if rank else torch.empty(0)
+    return [gather_rows(rows).tolist(), gather({"é" * rank: [rank / 3, float("nan")]})]
+
+
 def main(folder: Path, rank: int, size: int) -> None:
     """Find everything out."""
     from pytest import MonkeyPatch
@@ -181,14 +213,19 @@ def main(folder: Path, rank: int, size: int) -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found: dict[str, Any] = {}
     with MonkeyPatch.context() as patch:
-        found["float32"] = trained(folder, f"float32_{size}", 6, patch)
+        found["float32"] = trained(folder, f"float32_{size}", 3, patch)
     with MonkeyPatch.context() as patch:
         in_float64(patch)
-        trained(folder, f"run_{size}", 6, patch)
+        trained(folder, f"run_{size}", 7, patch)
         if rank == 0:
             hand_over(folder, size)
-        found["whole"] = trained(folder, f"run_{size}", 12, patch)
-        found["resumed"] = trained(folder, taken_over(folder, 3 - size), 12, patch)
+        found["whole"] = trained(folder, f"run_{size}", 10, patch)
+        found["resumed"] = trained(folder, taken_over(folder, 3 - size), 10, patch)
+    if size > 1:
+        found["gathered"] = gathered(rank)
+        for kind in ("file", "loss"):
+            with MonkeyPatch.context() as patch:
+                found[kind] = failing(folder, kind, rank, patch)
     for case in CASES:
         with MonkeyPatch.context() as patch:
             in_float64(patch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from igll.config import load_config
 from igll.engine.checkpoint import load_checkpoint
+from igll.engine.state import build_state
 from tests.engine.conftest import QUICKSTART
-from tests.engine.processes import CASES
+from tests.engine.processes import BATCH, CASES
 from tests.engine.test_train import differing, wait_for
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -41,7 +45,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
         path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
         for path in folder.glob("*/metrics.jsonl")
     }
-    return {**results, "logs": logs}
+    saved = {
+        kind: load_checkpoint(folder / kind / "checkpoints" / "last.pt")["step"] for kind in ("file", "loss")
+    }
+    return {**results, "logs": logs, "saved": saved}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -75,12 +82,13 @@ def test_weights_stay_bit_identical_over_processes(found, run: str):
 def close(first: list[dict], second: list[dict], tolerance: float) -> None:
     assert len(first) == len(second) > 0
     for one, other in zip(first, second, strict=True):
+        assert one.pop("split") == other.pop("split")
         assert {**one, "time": 0} == pytest.approx({**other, "time": 0}, rel=tolerance), one["step"]
 
 
 def test_losses_are_those_of_one_process(found):
     """In float64 all along. In float32, rounding is what differs, and training as such makes it grow."""
-    logs = found["logs"]
+    logs = copy.deepcopy(found["logs"])
     close(logs["run_1"], logs["run_2"], 1e-7)
     early = [[line for line in logs[f"float32_{size}"] if line["step"] <= 2] for size in (1, 2)]
     close(*early, 5e-3)
@@ -88,10 +96,32 @@ def test_losses_are_those_of_one_process(found):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_another_number_of_processes_goes_on_where_a_run_was_left(found, size: int):
-    close(found["logs"][f"from_{size}"], found["logs"]["run_1"], 1e-7)
+    logs = copy.deepcopy(found["logs"])
+    close(logs[f"from_{size}"], logs["run_1"], 1e-7)
     generators = [found["0_of_1"][run]["generator"] for run in ("whole", "resumed")]
     for name, value in generators[0].items():
         torch.testing.assert_close(generators[1][name], value, rtol=1e-6, atol=1e-9)
+
+
+def test_what_breaks_in_one_process_ends_all_after_saving(found):
+    files, losses = ([found[rank][kind] for rank in RANKS] for kind in ("file", "loss"))
+    assert files == ["ProcessFailedError: another process of this run failed", "InputError: a.png: broken"]
+    assert losses[0] == losses[1]
+    # Every process names the images of all.
+    assert losses[0].startswith("NumericsError: step 3: 'generator/local' is nan; images: synthetic-")
+    assert losses[0].count("synthetic-") == BATCH
+    assert found["saved"] == {"file": 2, "loss": 2}
+
+
+def test_gathering_keeps_the_order_of_the_processes(found):
+    rows = [[0, 1], [2, 3], [4, 5]]
+    for rank in RANKS:
+        assert repr(found[rank]["gathered"]) == repr(
+            [
+                [[float(value) for value in row] for row in rows],
+                [{"": [0.0, math.nan]}, {"é": [1 / 3, math.nan]}],
+            ]
+        )
 
 
 def torchrun(*arguments: object, processes: int = 2) -> list[str]:
@@ -117,7 +147,6 @@ def start(command: list[str]) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
-        start_new_session=True,
     )
 
 
@@ -174,3 +203,41 @@ def test_a_signal_to_one_or_all_stops_all_after_the_same_step(tmp_path: Path, to
     assert (said + told).count("stopped at step") == 1 and own_lines(told) == []
     if to_one:  # of which torchrun tells the exit codes
         assert "exitcode  : 143" in told
+
+
+def test_a_command_that_cannot_work_is_said_once(tmp_path: Path):
+    done = subprocess.run(
+        torchrun("train", "--config", QUICKSTART, "--out", tmp_path / "run", "train.batch_size=3"),
+        capture_output=True, text=True, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "exitcode  : 2" in done.stderr
+    assert own_lines(done.stderr) == [
+        "error: train.batch_size: 3 is the batch of all processes together and does not divide into 2 equal "
+        "parts; change it, or the number of processes"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_by_several_processes_is_that_of_one(tmp_path: Path, shared: Path):
+    """Values of every image, of sets of images, hashes and pictures."""
+    arguments = [
+        "evaluate", "--config", QUICKSTART, "--method", "nearest", "device=cpu", "data.crop_size=64",
+        "data.synthetic_images=25", "data.workers=1", "eval.batch_size=1", "model.width=4",
+        "eval.pictures=4", f"edges.cache={tmp_path / 'maps'}", "--checkpoint", tmp_path / "last.pt",
+        "eval.metrics=[psnr,psnr_hole,l1_hole,ssim,ms_ssim,fd_effnet_lite0]",
+        f"eval.fd_weights={shared / 'weights' / 'efficientnet-lite0-57934424.pth'}",
+    ]  # fmt: skip
+    config = load_config(str(QUICKSTART), ["model.width=4", "data.crop_size=64", "data.synthetic_images=25"])
+    build_state(config, torch.device("cpu")).save(tmp_path / "last.pt", config)
+    alone = [sys.executable, "-m", "igll.cli"]
+    for out, command in (("one", [*alone, *arguments]), ("two", torchrun(*arguments))):
+        done = subprocess.run(
+            [*map(str, command), "--out", str(tmp_path / out)],
+            capture_output=True, text=True, env=ENVIRONMENT, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written below") == 1
+    for name in ("metrics.json", "per_image.csv", "table.md", "pictures.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    measured = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert measured["images"] == 5 and measured["unavailable"].keys() == {"ms_ssim"}
