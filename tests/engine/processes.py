@@ -214,6 +214,11 @@ def main(folder: Path, rank: int, size: int) -> None:
     found: dict[str, Any] = {}
     with MonkeyPatch.context() as patch:
         found["float32"] = trained(folder, f"float32_{size}", 3, patch)
+    if size > 1:
+        found["gathered"] = gathered(rank)
+        for kind in ("file", "loss"):
+            with MonkeyPatch.context() as patch:
+                found[kind] = failing(folder, kind, rank, patch)
     with MonkeyPatch.context() as patch:
         in_float64(patch)
         trained(folder, f"run_{size}", 7, patch)
@@ -221,11 +226,6 @@ def main(folder: Path, rank: int, size: int) -> None:
             hand_over(folder, size)
         found["whole"] = trained(folder, f"run_{size}", 10, patch)
         found["resumed"] = trained(folder, taken_over(folder, 3 - size), 10, patch)
-    if size > 1:
-        found["gathered"] = gathered(rank)
-        for kind in ("file", "loss"):
-            with MonkeyPatch.context() as patch:
-                found[kind] = failing(folder, kind, rank, patch)
     for case in CASES:
         with MonkeyPatch.context() as patch:
             in_float64(patch)
