@@ -182,6 +182,7 @@ def _kernel_distance(real: _FeatureSet, fake: _FeatureSet) -> float:
             feature=_Given(real_ND.shape[1]),
             subset_size=min(_KID_SUBSET, real.images),
             subsets=_KID_SUBSETS if real.images > _KID_SUBSET else 1,
+            sync_on_compute=False,  # it has the features of all processes
         ).to(real_ND.device)
     metric.update(real_ND.double(), real=True)
     metric.update(fake_ND.double(), real=False)
@@ -241,4 +242,6 @@ def _frechet_metric(features_BD: Tensor) -> Any:
     prepare_torchvision()
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=_Given(features_BD.shape[1])).to(features_BD.device)
+    # What it adds up are the features of all processes: nothing is to be exchanged.
+    metric = FrechetInceptionDistance(feature=_Given(features_BD.shape[1]), sync_on_compute=False)
+    return metric.to(features_BD.device)
