@@ -185,7 +185,7 @@ def test_a_signal_to_one_or_all_stops_all_after_the_same_step(tmp_path: Path, to
     launcher = start(training(tmp_path, "train.checkpoint_every=1000", "train.max_steps=900"))
     log = tmp_path / "run" / "metrics.jsonl"
     wait_for(log, launcher)
-    time.sleep(2)
+    time.sleep(0.5)
     if to_one:
         os.kill(workers(launcher)[1], signal.SIGTERM)
     else:
