@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
-from igll.errors import InputError, NumericsError, OutputError
+from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError
+from igll.launch import launch
 
 if TYPE_CHECKING:
     from igll.report.paper_tables import PaperTable
@@ -40,11 +41,11 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.train import train as run
 
         code = run(config, out, options.resume)
-        if code == 0:
+        if code == 0 and launch().rank == 0:
             print(f"done: {out}/checkpoints/best.pt, {out}/metrics.jsonl, {out}/sheets/")
         return code
 
-    exit_with(work)
+    exit_with(shared(work))
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -83,7 +84,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         run(config, options.checkpoint, Path(options.out), options.method or ())
         return 0
 
-    exit_with(work)
+    exit_with(shared(work))
 
 
 def compare(arguments: Sequence[str]) -> NoReturn:
@@ -263,6 +264,20 @@ def _port(text: str) -> int:
     return number
 
 
+def shared(work: Callable[[], int]) -> Callable[[], int]:
+    """Work that all processes of torchrun do together; without torchrun, as it is."""
+
+    def together() -> int:
+        if launch().size == 1:
+            return work()
+        from igll.distributed import joined
+
+        with joined():
+            return work()
+
+    return together
+
+
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
     try:
@@ -273,6 +288,8 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _fail(f"stopped before the update: {error}", 1)
     except OutputError as error:
         code = _fail(str(error), 1)
+    except ProcessEndedError as error:
+        code = _fail(str(error), error.code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 1)
@@ -283,10 +300,32 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _fail("out of memory; lower train.batch_size, eval.batch_size or data.crop_size", 1)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
+    distributed = sys.modules.get("igll.distributed")
+    if distributed is not None and distributed.size() > 1:
+        # Failed among others: a GPU may wait for a process that ended, and shutting down for the GPU.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
 def _fail(message: str, code: int) -> int:
+    """Print why, if there is anything to say."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    if message:
+        print(f"error: {message}", file=sys.stderr)
     return code
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "infer": infer,
+    "demo": demo,
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: python -m igll.cli {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
+        sys.exit(2)
+    COMMANDS[sys.argv[1]](sys.argv[2:])

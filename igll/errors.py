@@ -28,3 +28,19 @@ class OutputError(Exception):
 
 class NumericsError(RuntimeError):
     """A loss or gradient stopped being finite; raised before that network's weights are touched."""
+
+
+class ProcessEndedError(Exception):
+    """Another process of this run ended in the middle of the work.
+
+    Attributes:
+        code: Exit code.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ProcessFailedError(ProcessEndedError):
+    """Another process of this run cannot go on and tells why; all processes stand at the same place."""

@@ -87,3 +87,16 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path, entry: str, arguments:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_module_takes_the_commands_by_name():
+    def module(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "igll.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    for arguments in ((), ("trian",)):
+        done = module(*arguments)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr == "usage: python -m igll.cli {train,evaluate,infer,demo} ...\n"
+    done = module("evaluate", "compare", "--help")
+    assert done.returncode == 0 and "usage: igll-eval compare" in done.stdout

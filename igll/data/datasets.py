@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -69,11 +70,20 @@ class StepSampler(Sampler[list[SampleKey]]):
         seed: Seed of the order.
         first_step: Step to start with: resuming continues in the middle of an epoch.
         last_step: Step after the last one.
+        part: Which of the step's samples are yielded; by default all.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, first_step: int, last_step: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        part: slice = slice(None),
+    ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.first_step, self.last_step = first_step, last_step
+        self.first_step, self.last_step, self.part = first_step, last_step, part
 
     def __len__(self) -> int:
         """Number of batches to come."""
@@ -81,15 +91,22 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield one list of keys per step."""
-        orders: dict[int, NDArray[np.int64]] = {}
         for step in range(self.first_step, self.last_step):
-            keys = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                epoch, place = divmod(position, self.size)
-                if epoch not in orders:
-                    orders = {epoch: np.random.default_rng([self.seed, ORDER, epoch]).permutation(self.size)}
-                keys.append(SampleKey(epoch, int(orders[epoch][place]), step))
-            yield keys
+            yield self.keys(step)[self.part]
+
+    def keys(self, step: int) -> list[SampleKey]:
+        """All samples of a step, whatever the part."""
+        keys = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, place = divmod(position, self.size)
+            keys.append(SampleKey(epoch, int(_order(self.seed, epoch, self.size)[place]), step))
+        return keys
+
+
+@lru_cache(maxsize=4)  # a loader that reads ahead is in the next epoch before the last one is trained on
+def _order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """Order of the samples in an epoch."""
+    return np.random.default_rng([seed, ORDER, epoch]).permutation(size)
 
 
 @dataclass

@@ -8,15 +8,21 @@ from contextlib import contextmanager
 
 import torch
 
+from igll import distributed
 from igll.errors import InputError
+from igll.launch import launch
 
 
 def choose_device(name: str) -> torch.device:
     """The device that a configuration names; ``auto`` is CUDA where there is one.
 
+    Of several processes each takes the GPU of its local rank.
+
     Raises:
-        InputError: If CUDA is asked for and absent.
+        InputError: If CUDA is asked for and absent, or there are fewer GPUs than processes.
     """
+    if distributed.size() > 1 and name != "cpu" and torch.cuda.is_available():
+        return _own_gpu(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -51,3 +57,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _own_gpu(name: str) -> torch.device:
+    """The GPU of this process among several; not yet run on GPUs."""
+    local_rank, gpus = launch().local_rank, torch.cuda.device_count()
+    if name not in ("auto", "cuda"):
+        raise InputError(f"device: every process needs a GPU of its own, not '{name}'; set device=cuda")
+    if local_rank >= gpus:
+        raise InputError(
+            f"device: this machine has {gpus} GPUs, and process {local_rank + 1} found none left; start as "
+            "many processes as GPUs, or set device=cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -13,6 +13,7 @@ from igll.data.bands import with_nearest_known
 from igll.data.datasets import InpaintingDataset
 from igll.data.edge_cache import EdgeCache
 from igll.data.sources import Scene
+from igll.distributed import is_writer, own_part, wait_for_all
 from igll.errors import InputError
 from igll.models.edges import EdgeDetector, build_edge_detector
 
@@ -60,7 +61,8 @@ def prepare_edge_maps(
     """Detect and store the edge map of every image of a dataset that the cache does not have yet.
 
     Reads every image, so a damaged or too small one is named here, before training starts. Maps are
-    kept under the image as it was read, whatever stands in for its missing pixels.
+    kept under the image as it was read, whatever stands in for its missing pixels. Processes share the
+    images, and go on together when all maps are there.
 
     Args:
         dataset: The images.
@@ -70,7 +72,7 @@ def prepare_edge_maps(
         pass_over: Leave an image that cannot be used to whoever needs it.
 
     Returns:
-        Number of maps made.
+        Number of maps made here.
 
     Raises:
         InputError: An image cannot be used, unless such are passed over.
@@ -87,8 +89,10 @@ def prepare_edge_maps(
     detector = detector.to(device)
     made = 0
     with ThreadPoolExecutor(2) as readers:  # decoding runs ahead of detection, a few images at a time
-        for start in tqdm(range(0, len(dataset), 16), desc="edge maps", unit="×16", leave=False):
-            for scene in readers.map(read, range(start, min(start + 16, len(dataset)))):
+        own = own_part(len(dataset))
+        starts = range(own.start, own.stop, 16)
+        for start in tqdm(starts, desc="edge maps", unit="×16", leave=False, disable=not is_writer()):
+            for scene in readers.map(read, range(start, min(start + 16, own.stop))):
                 if scene is None or cache.path(scene.edge_source_HWC).exists():
                     continue
                 image_CHW = with_nearest_known(scene.edge_source_HWC).transpose(2, 0, 1)
@@ -96,4 +100,5 @@ def prepare_edge_maps(
                 edge_HW = detector(signed[None].to(device))[0, 0].float().cpu().numpy()
                 cache.save(scene.edge_source_HWC, edge_HW)
                 made += 1
+    wait_for_all()
     return made

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
+from igll.distributed import gather, gather_rows, is_writer
 from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
-from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
+from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error
 from igll.models import InpaintingNetwork
@@ -73,8 +74,10 @@ def evaluate(
         out: Folder for the results.
         methods: Methods without training, out of ``CLASSICAL``, besides those in ``eval.floors``.
 
+    Processes that :func:`igll.distributed.joined` connects share the images, and the first writes.
+
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; nothing in a process that does not write.
 
     Raises:
         InputError: If the input has to change, or a method's package is not installed; see the message.
@@ -86,7 +89,8 @@ def evaluate(
     device = choose_device(config.device)
     network = None if checkpoint is None else load_generator(checkpoint, config.eval.weights, device)
     config = _settings(config, checkpoint, None if network is None else network[1])
-    make_folder(out)
+    if is_writer():
+        make_folder(out)
     dataset = _open_data(config, device)
     config, notes = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
@@ -99,6 +103,8 @@ def evaluate(
     suite = _suite(config, device, len(measured))
     recorder = ProtocolRecorder()
     pictures = measure_methods(measured, suite, dataset, config, recorder)
+    if not is_writer():
+        return {}
     protocol = recorder.protocol(dataset, config)
 
     rows = _rows(measured, suite)
@@ -248,22 +254,30 @@ def measure_methods(
 ) -> list[list[NDArray[np.uint8]]]:
     """Run every method over the test set, one batch at a time, and hold no image that is not to be shown.
 
+    Processes share the batches, and all of them get all values and pictures.
+
     Args:
         methods: Their values per image are added to them.
         suite: Measures them, in this order.
         dataset: The test images.
         config: Batch size, workers and number of pictures.
-        recorder: Takes note of every batch.
+        recorder: Takes note of every batch, in the process that writes.
         quiet: Show no progress.
 
     Returns:
         For each of the images to be shown: with its hole, as each method filled it, and the truth.
     """
-    loader: DataLoader[Sample] = DataLoader(dataset, config.eval.batch_size, num_workers=config.data.workers)
+    own = own_batches(len(dataset), config.eval.batch_size)
+    # What was measured is hashed in one chain over all images: one process has to see them all.
+    seen = all_batches(len(dataset), config.eval.batch_size) if is_writer() else own
+    loader: DataLoader[Sample] = DataLoader(dataset, batch_sampler=seen, num_workers=config.data.workers)
     pictures: list[list[NDArray[np.uint8]]] = []
     shown = set(spread(len(dataset), config.eval.pictures))
-    for sample in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=quiet):
+    bar = tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=quiet or not is_writer())
+    for number, sample in enumerate(bar):
         recorder.add(sample)
+        if number >= len(own):  # the first process has the first batches
+            continue
         target = to_unit(sample["target"])
         results = [to_unit(_one_by_one(method.fill, sample)).cpu() for method in methods]
         columns = suite.update_all(results, target, sample["mask"])
@@ -276,7 +290,22 @@ def measure_methods(
             hole = paint_hole(to_picture(to_unit(sample["image"][index])), sample["mask"][index, 0].numpy())
             filled = [to_picture(result[index]) for result in results]
             pictures.append([hole, *filled, to_picture(target[index])])
-    return pictures
+    for method in methods:
+        method.values = _joined_columns(gather(method.values))
+    suite.join()
+    return _joined_pictures(pictures)
+
+
+def _joined_columns(parts: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The columns of all processes one below the other."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [value for part in parts for value in part.get(name, [])] for name in names}
+
+
+def _joined_pictures(rows: list[list[NDArray[np.uint8]]]) -> list[list[NDArray[np.uint8]]]:
+    """The pictures of all processes, those of the first first."""
+    own = torch.from_numpy(np.array(rows, np.uint8))  # rows, pictures in a row, height, width, channels
+    return [list(row) for row in gather_rows(own).numpy()]
 
 
 def _one_by_one(fill: Fill, sample: Sample) -> Tensor:

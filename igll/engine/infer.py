@@ -26,6 +26,7 @@ from igll.engine.scene import SceneOptions, fill_scene
 from igll.errors import InputError, OutputError
 from igll.geo.holes import HoleSources
 from igll.inpainter import Inpainter
+from igll.launch import launch
 from igll.method_inpainter import MethodInpainter
 from igll.schema import ClassicalName
 from igll.storage import make_folder
@@ -130,11 +131,10 @@ def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None
 
 def _on_own_gpu(overrides: Sequence[str]) -> list[str]:
     """Under torchrun, every process of a machine takes the GPU of its local rank."""
-    rank = os.environ.get("LOCAL_RANK", "")
     chosen = any(override.partition("=")[0].strip() == "device" for override in overrides)
-    if chosen or not rank.isdigit() or not torch.cuda.is_available():
+    if chosen or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return list(overrides)
-    return [*overrides, f"device=cuda:{int(rank) % torch.cuda.device_count()}"]
+    return [*overrides, f"device=cuda:{launch().local_rank % torch.cuda.device_count()}"]
 
 
 def _fill_picture(inpainter: Inpainter | None, job: Job, request: InferRequest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from igll.data.files import IMAGE_SUFFIXES, list_images, match_by_stem
 from igll.engine.picture_io import output_suffix
 from igll.errors import InputError
 from igll.geo.mask_files import VECTOR_SUFFIXES
+from igll.launch import launch
 
 SCENE_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 _TIFF = (".tif", ".tiff")
@@ -41,13 +41,8 @@ class Share:
             InputError: It is no such thing.
         """
         if text is None:
-            rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-            if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-                raise InputError(
-                    f"RANK={rank} and WORLD_SIZE={world} in the environment: RANK counts from 0 to below "
-                    "WORLD_SIZE, as torchrun sets them; unset them, or name the part with --shard"
-                )
-            return cls(int(rank) + 1, int(world))
+            rank, size, _ = launch()
+            return cls(rank + 1, size)
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
             raise InputError(f"--shard {text}: give NUMBER/COUNT, such as 1/8 to 8/8, counted from 1")

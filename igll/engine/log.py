@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.utils import ObjectWrapper
 
+from igll.distributed import is_writer
 from igll.storage import replacing
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ _TAIL_BYTES = 1 << 20  # far longer than a line
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line above the progress bar, to stdout if not told otherwise."""
-    tqdm.write(text, file=Tolerant(stream or sys.stdout))
+    """Print a line above the progress bar, to stdout if not told otherwise; one of several processes does."""
+    if is_writer():
+        tqdm.write(text, file=Tolerant(stream or sys.stdout))
 
 
 def warn(text: str) -> None:
@@ -115,6 +117,33 @@ class RunLog:
     def sync(self) -> None:
         """Wait until the disk has all lines; before a checkpoint, which must never be ahead of them."""
         self._lines.sync()
+
+
+class SilentLog(RunLog):
+    """The log of a process that writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Record nothing."""
+
+    def warning(self, step: int, text: str) -> None:
+        """Record nothing."""
+
+    def picture(self, step: int, name: str, picture: Image) -> None:
+        """Record nothing."""
+
+    def sync(self) -> None:
+        """Wait for nothing."""
+
+
+def open_log(folder: Path, first_step: int, replay: Callable[[dict[str, Any]], object]) -> RunLog:
+    """A run's log, arguments as of :class:`RunLog`; of several processes, one writes it."""
+    return RunLog(folder, first_step, replay) if is_writer() else SilentLog()
 
 
 class _Lines:

@@ -55,8 +55,8 @@ class Batch:
         target_BCHW: Ground truth in [-1, 1].
         mask_B1HW: 1 = missing.
         edge_B1HW: Edge map of the ground truth, if edges are in use.
-        rectangles: The holes, if they are equal rectangles.
-        indices: Positions in the dataset, for error messages.
+        rectangles: The holes, if they and those of the other processes are equal rectangles.
+        indices: Positions in the dataset of all processes' samples, for error messages.
         layout: What the generator worked out from the mask; without it, its pass does.
         replaced: The samples that another image stands in for.
     """

@@ -16,6 +16,7 @@ from igll.engine.run_checkpoints import RunCheckpoints
 from igll.engine.state import TrainState
 from igll.engine.validate import Validation
 from igll.errors import OutputError
+from igll.report.figures import save_picture
 
 
 @dataclass
@@ -74,13 +75,15 @@ class Records:
             warn(str(error))
 
     def _show(self, state: TrainState) -> None:
-        """A picture sheet of the validation images."""
-        try:
-            sheet = self.validation.sheet(state.evaluated, state.step)
-        except OutputError as error:
-            warn(f"{error}; training goes on")
+        """A picture sheet of the validation images, drawn by the process that writes."""
+        sheet = self.validation.sheet(state.evaluated, state.step)
+        if sheet is None:
             return
         self.log.picture(state.step, "validation", sheet)
+        try:
+            save_picture(sheet, self.checkpoints.out / "sheets" / f"step_{state.step:07d}.png")
+        except OutputError as error:
+            warn(f"{error}; training goes on")
 
     def _validate(self, state: TrainState) -> None:
         """Score the fixed validation images, and keep the weights if they are the best so far."""

@@ -11,8 +11,9 @@ from typing import IO
 import torch
 
 from igll.config import Config
+from igll.distributed import is_writer, largest
 from igll.engine.checkpoint import DamagedCheckpointError
-from igll.engine.log import warn
+from igll.engine.log import say, warn
 from igll.engine.state import TrainState
 from igll.errors import InputError, OutputError
 from igll.storage import locked
@@ -97,7 +98,7 @@ class RunCheckpoints:
             self._last_is_whole = path == self.last
             self._newest = f"{path} (step {state.step})"
             if path != self.last:
-                print(f"going on from {path}, step {state.step}", file=sys.stderr)
+                say(f"going on from {path}, step {state.step}", sys.stderr)
             return
         if damaged:
             raise InputError(
@@ -119,12 +120,11 @@ class RunCheckpoints:
         """
         every = self.config.train.checkpoint_every
         if leaving or state.step % every == 0:
-            try:
-                self._save_last(state)
-            except OutputError as error:
-                if leaving:
-                    rest = f"the last good checkpoint is {self._newest}" if self._newest else "there is none"
-                    raise OutputError(f"{error}; {rest}") from error
+            error = self._save_last(state)
+            if error is not None and leaving:
+                rest = f"the last good checkpoint is {self._newest}" if self._newest else "there is none"
+                raise OutputError(f"{error}; {rest}") from error
+            if error is not None:
                 warn(f"{error}; training goes on, tried again at step {state.step + every}")
         if self._stays(state.step):
             self._keep(state)
@@ -132,20 +132,34 @@ class RunCheckpoints:
     def save_best(self, state: TrainState, score: float) -> None:
         """Keep the weights if they score better than all before; tried again next time if it fails."""
         before = state.best
-        if not score > before and self.best.exists():
+        if not score > before and not largest(not self.best.exists()):
             return
         state.best = score
-        try:
-            state.save(self.best, self.config)
-        except OutputError as error:
+        error = self._write(state, self.best)
+        if error is not None:
             state.best = before
             warn(f"{error}; training goes on, tried again at the next validation")
 
-    def _save_last(self, state: TrainState) -> None:
+    def _save_last(self, state: TrainState) -> OutputError | None:
         # A file that is known to be damaged must not take the place of the good one before.
-        state.save(self.last, self.config, self.previous if self._last_is_whole else None)
-        self._last_is_whole = True
-        self._newest = f"{self.last} (step {state.step})"
+        error = self._write(state, self.last, self.previous if self._last_is_whole else None)
+        if error is None:
+            self._last_is_whole = True
+            self._newest = f"{self.last} (step {state.step})"
+        return error
+
+    def _write(self, state: TrainState, path: Path, previous: Path | None = None) -> OutputError | None:
+        """Save a checkpoint; one process writes, and all are told what went wrong, if anything did."""
+        state.settle()
+        error = None
+        if is_writer():
+            try:
+                state.save(path, self.config, previous)
+            except OutputError as obstacle:
+                error = obstacle
+        if largest(error is not None) and error is None:
+            return OutputError(f"{path}: cannot be written by another process")
+        return error
 
     def _stays(self, step: int) -> bool:
         every = self.config.train.keep_every
@@ -154,9 +168,8 @@ class RunCheckpoints:
     def _keep(self, state: TrainState) -> None:
         """Save a checkpoint that stays, then remove the oldest of them if they are too many."""
         path = self.folder / f"step_{state.step:07d}.pt"
-        try:
-            state.save(path, self.config)
-        except OutputError as error:
+        error = self._write(state, path)
+        if error is not None:
             warn(f"{error}; training goes on")
             return
         for old in self._kept()[self.config.train.keep :]:

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset
-from igll.data.stand_ins import Replacement, Unusable, none_usable
+from igll.data.stand_ins import Replacement, Unusable, decode_replacements, none_usable
+from igll.distributed import failing_together, gather, is_writer, largest
 from igll.engine.log import RunLog, warn
 from igll.engine.validate import Validation
-from igll.errors import InputError, OutputError
+from igll.errors import InputError, OutputError, ProcessFailedError
 from igll.models import InpaintingNetwork
 from igll.report.files import write_text
 from igll.storage import make_folder
@@ -46,7 +47,8 @@ class UnusableList:
         if not self.path.is_file():
             return
         if not keep:
-            self.path.unlink()
+            if is_writer():
+                self.path.unlink(missing_ok=True)
         else:
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 if line:
@@ -58,7 +60,7 @@ class UnusableList:
         for image in found:
             name, reason = _cell(image.name), _cell(image.reason)
             self._lines.setdefault((name, reason), f"{name}\t{reason}\t{when}")
-        if len(self._lines) > before:
+        if len(self._lines) > before and is_writer():
             try:
                 write_text(self.path, "".join(f"{line}\n" for line in self._lines.values()))
             except OutputError as error:
@@ -126,13 +128,22 @@ def find_unusable(
 ) -> dict[int, Unusable]:
     """Read every image of a dataset in some threads; position → image, of those that cannot be used.
 
+    Of several processes one reads, and all are told.
+
     Args:
         dataset: The images.
         title: What the progress bar says.
         read: Reads the image at a position; None reads the files and sees that a crop can be taken.
     """
-    read_one = read or dataset.checked_scene
+    with failing_together():
+        found = _find_unusable(dataset, title, read or dataset.checked_scene) if is_writer() else {}
+    everybodys = gather([[index, image.name, image.reason] for index, image in found.items()])
+    return {index: Unusable(name, reason) for index, name, reason in everybodys[0]}
 
+
+def _find_unusable(
+    dataset: InpaintingDataset, title: str, read_one: Callable[[int], object]
+) -> dict[int, Unusable]:
     def attempt(index: int) -> tuple[int, Unusable | None]:
         try:
             read_one(index)
@@ -177,8 +188,10 @@ class ReplacementRecord:
 
     def note(self, step: int, replaced: list[Replacement]) -> None:
         """Record what a finished step's batch went without; every image is warned about once."""
-        if not replaced:
+        if not largest(len(replaced)):
             return
+        everybodys = gather([replacement.encode() for replacement in replaced])
+        replaced = decode_replacements([text for part in everybodys for text in part])
         self.log.scalars(step, "data", {"skipped": len(replaced)})
         for replacement in replaced:
             self.listing.add(replacement.passed_over, f"step {step}")
@@ -193,8 +206,7 @@ class TolerantValidation(Validation):
 
     Args:
         dataset: The images.
-        config: Batch size and workers.
-        folder: Where picture sheets are written.
+        config: Batch size.
         device: Where to fill.
         listing: Gets the images that are left out.
         bar: Its count is the step.
@@ -204,19 +216,18 @@ class TolerantValidation(Validation):
         self,
         dataset: InpaintingDataset,
         config: Config,
-        folder: Path,
         device: torch.device,
         listing: UnusableList,
         bar: tqdm[Any],
     ) -> None:
-        super().__init__(dataset, config, folder, device)
+        super().__init__(dataset, config, device)
         self.listing, self.bar = listing, bar
 
     def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
         """As :meth:`Validation.scores`, of the images that are left."""
         return self._with_what_is_left(lambda: Validation.scores(self, generator))
 
-    def sheet(self, generator: InpaintingNetwork, step: int) -> Image:
+    def sheet(self, generator: InpaintingNetwork, step: int) -> Image | None:
         """As :meth:`Validation.sheet`, of the images that are left."""
         return self._with_what_is_left(lambda: Validation.sheet(self, generator, step))
 
@@ -224,7 +235,7 @@ class TolerantValidation(Validation):
         for _ in range(_ATTEMPTS - 1):
             try:
                 return work()
-            except InputError:
+            except (InputError, ProcessFailedError):
                 found = find_unusable(self.dataset, "validation images", self.dataset.__getitem__)
                 self.listing.add(found.values(), f"step {self.bar.n}")
                 leave_out(self.dataset, found)
@@ -239,12 +250,11 @@ class TolerantValidation(Validation):
 def open_validation(
     config: Config,
     dataset: InpaintingDataset,
-    folder: Path,
     device: torch.device,
     listing: UnusableList,
     bar: tqdm[Any],
 ) -> Validation:
     """Validation as strict as ``data.on_error`` asks for; arguments as of :class:`TolerantValidation`."""
     if config.data.on_error == "error":
-        return Validation(dataset, config, folder, device)
-    return TolerantValidation(dataset, config, folder, device, listing, bar)
+        return Validation(dataset, config, device)
+    return TolerantValidation(dataset, config, device, listing, bar)

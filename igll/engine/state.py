@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from igll.config import Config, TrainConfig, build_config
+from igll.distributed import is_writer
 from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from igll.engine.finite import FiniteWatch
 from igll.errors import InputError, NumericsError
@@ -198,7 +199,7 @@ def _announce_changes(earlier: Config, config: Config) -> None:
     """Say which settings differ from those that the run was started with."""
     before, now = flat(earlier.model_dump()), flat(config.model_dump())
     changed = [key for key, value in now.items() if before[key] != value]
-    if changed:
+    if changed and is_writer():
         print(f"resuming with other settings than before: {', '.join(changed)}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from igll.config import Config, TrainConfig
+from igll.distributed import average_gradients, average_terms
 from igll.engine.objectives import Batch, Objectives, Terms
 from igll.engine.state import TrainState, judges_edges
 from igll.models import InpaintingNetwork
@@ -32,9 +33,12 @@ def train_step(
 ) -> Terms:
     """One update of the discriminator (or several, as configured) and one of the generator.
 
+    Every process takes its part of the batch; after the gradients' mean all of them do the same.
+
     Returns:
         ``generator/TERM`` before weighting, ``generator/total``, ``gradient/generator`` (its norm) and, with
-        a discriminator, its total and gradient and ``discriminator/accuracy``; detached, on the device.
+        a discriminator, its total and gradient and ``discriminator/accuracy``; of the whole batch, detached,
+        on the device.
 
     Raises:
         NumericsError: Before the network's update, if its loss or gradient is not finite. On CUDA the update
@@ -57,9 +61,9 @@ def train_step(
 
     # Generator.
     total, generator_terms = objectives.generator(output, batch, real, fake, differences)
-    terms |= {
-        f"generator/{name}": term.detach() for name, term in (generator_terms | {"total": total}).items()
-    }
+    terms |= average_terms(
+        {f"generator/{name}": term.detach() for name, term in (generator_terms | {"total": total}).items()}
+    )
     terms["gradient/generator"] = _gradient_norm(state.generator_optimizer, total, config.train.clip_gradient)
     _check_finite(terms, state, batch, training)
     _update(state.generator_optimizer, rate)
@@ -91,8 +95,9 @@ def _train_discriminator(
     for _ in range(config.discriminator.steps):
         with weights_once(network):
             found = objectives.discriminator(network, batch, result, conditional, differences)
-        terms["discriminator/total"] = found.total.detach()
-        terms["discriminator/accuracy"] = found.accuracy
+        terms |= average_terms(
+            {"discriminator/total": found.total.detach(), "discriminator/accuracy": found.accuracy}
+        )
         terms["gradient/discriminator"] = _gradient_norm(optimizer, found.total, 0.0)
         _check_finite(terms, state, batch, training)
         _update(optimizer, rate * relative)
@@ -137,10 +142,14 @@ def _check_finite(terms: Terms, state: TrainState, batch: Batch, training: Image
 
 
 def _gradient_norm(optimizer: torch.optim.Adam, loss: Tensor, clip: float) -> Tensor:
-    """Backward pass; returns the gradient's norm, after clipping it to ``clip`` if that is not 0."""
+    """Backward pass; returns the gradient's norm, after clipping it to ``clip`` if that is not 0.
+
+    Gradient and norm are those of the whole batch: from here on all processes do the same.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    average_gradients(parameters)
     if clip:
         return nn.utils.clip_grad_norm_(parameters, clip)
     return nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])

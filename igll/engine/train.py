@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +14,52 @@ import torch
 from tqdm import tqdm
 
 from igll.config import Config, save_config
-from igll.engine.batches import open_data, training_batches
+from igll.data.datasets import InpaintingDataset
+from igll.distributed import failing_together, is_writer, largest, wait_for_all
+from igll.engine.batches import open_data, step_batch, training_batches
 from igll.engine.collapse import CollapseWatch
-from igll.engine.devices import choose_device
+from igll.engine.devices import choose_device, deterministic
 from igll.engine.edge_maps import prepare_edge_maps
-from igll.engine.log import RunLog, Tolerant, say
-from igll.engine.objectives import build_objectives
+from igll.engine.failure import RecordedImages, record_failure
+from igll.engine.log import Tolerant, open_log, say
+from igll.engine.objectives import Batch, Objectives, build_objectives
+from igll.engine.processes import check_processes, naming_checkpoint, start_alike
 from igll.engine.records import Records
 from igll.engine.run_checkpoints import RunCheckpoints
 from igll.engine.scan import ReplacementRecord, check_images, open_validation
 from igll.engine.signals import StopRequest
-from igll.engine.state import build_state
+from igll.engine.state import TrainState, build_state
 from igll.engine.step import total_steps, train_step
-from igll.errors import InputError, NumericsError
+from igll.errors import InputError, NumericsError, OutputError, ProcessFailedError
 from igll.storage import make_folder
+
+
+@dataclass
+class Run:
+    """What the steps of a training need.
+
+    Attributes:
+        config: What to train on what.
+        state: Networks, optimisers and the number of finished steps.
+        objectives: The losses.
+        training: Training images.
+        batches: One for every step to come.
+        last_step: Steps when all is done.
+    """
+
+    config: Config
+    state: TrainState
+    objectives: Objectives
+    training: InpaintingDataset
+    batches: Iterator[Batch]
+    last_step: int
 
 
 def train(config: Config, out: Path, resume: bool = False) -> int:
     """Train a model.
+
+    In processes that :func:`igll.distributed.joined` connects, each takes its part of every batch, and the
+    first writes.
 
     Args:
         config: What to train on what.
@@ -42,8 +73,10 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
         InputError: If the input has to change; see the message.
         OutputError: If the folder is in use or cannot be written to at the start, or at the end.
         NumericsError: If a loss or gradient stopped being finite; that network is untouched by that step.
+        ProcessEndedError: Another process ended or failed.
     """
     # Device and seeds.
+    check_processes(config)
     device = choose_device(config.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -53,55 +86,93 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     # Data: training crops and fixed validation images.
     training, testing, detector = open_data(config)
     unusable = check_images(config, training, testing, out, resumed=checkpoints.found)
-    last_step = total_steps(config.train, len(training))
 
     # Networks, losses, optimisers.
-    state = build_state(config, device)
-    objectives = build_objectives(config).to(device)
+    state, objectives = build_state(config, device), build_objectives(config).to(device)
 
-    # The run's folder, for this process alone; and where an earlier one left off.
-    make_folder(out)
-    lock = checkpoints.claim()
+    # The run's folder, for this run alone; and where an earlier one left off.
+    with failing_together():
+        make_folder(out)
+        lock = checkpoints.claim() if is_writer() else nullcontext()
     checkpoints.resume(state, device)
-    save_config(config, out / "config.yaml")
+    start_alike(state, checkpoints.last)
+    if is_writer():
+        save_config(config, out / "config.yaml")
 
     # Edge maps of the ground truth, if any are used; made last, because it can take a while.
-    skip = config.data.on_error == "skip"
     for dataset in (training, testing):
         if detector is not None and dataset.edges is not None:
+            skip = config.data.on_error == "skip"
             prepare_edge_maps(dataset, dataset.edges, detector, device, pass_over=skip)
-    layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
-    batches = training_batches(config, training, state.step, last_step, device, layout_of)
 
+    # The steps, and what they leave behind.
+    layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
+    last_step = total_steps(config.train, len(training))
+    batches = training_batches(config, training, state.step, last_step, device, layout_of)
+    run = Run(config, state, objectives, training, batches, last_step)
     collapse = CollapseWatch()
-    log = RunLog(out, state.step, collapse.see)
-    with lock, log, StopRequest() as stop, _progress(state.step, last_step) as bar:
-        validation = open_validation(config, testing, out / "sheets", device, unusable, bar)
+    log = open_log(out, state.step, collapse.see)
+    with lock, log, _progress(state.step, last_step) as bar, naming_checkpoint(checkpoints.last):
+        validation = open_validation(config, testing, device, unusable, bar)
         records = Records(config, checkpoints, log, collapse, validation, bar)
-        replacements = ReplacementRecord(unusable, log)
+        with deterministic(config.train.deterministic):
+            return _take_steps(run, records, ReplacementRecord(unusable, log))
+
+
+def _take_steps(run: Run, records: Records, replacements: ReplacementRecord) -> int:
+    """All steps that are left, or as many as it takes until a signal comes; the exit code."""
+    state = run.state
+    with StopRequest() as stop:
         try:
-            for batch in batches:
+            for batch in run.batches:
                 # One step: discriminator, then generator, then the average.
-                terms = train_step(state, objectives, config, batch, training)
+                terms = train_step(state, run.objectives, run.config, batch, run.training)
                 state.step += 1
 
                 # Records.
-                finished = state.step == last_step
+                finished = state.step == run.last_step
                 replacements.note(state.step, batch.replaced)
                 records.write(state, terms, finished)
 
-                # Checkpoint; leave if asked to.
-                code = stop.exit_code
-                records.save(state, leaving=finished or code is not None)
-                if code is not None:
-                    say(f"stopped at step {state.step}, saved {checkpoints.last}; go on with --resume")
+                # Checkpoint; leave if asked to, all processes after the same step.
+                code = largest(stop.exit_code or 0)
+                records.save(state, leaving=finished or code > 0)
+                if code:
+                    last = records.checkpoints.last
+                    say(f"stopped at step {state.step}, saved {last}; go on with --resume")
                     return code
-        except (InputError, NumericsError):
-            # A file broke under us, or a loss did: keep what was learnt before saying so.
+        except (InputError, ProcessFailedError):
+            # A file broke under us: keep what was learnt before saying so.
             records.rescue(state)
             raise
+        except NumericsError as error:
+            # So did a loss: keep also what it takes to see why.
+            records.rescue(state)
+            raise NumericsError(f"{error}; {_record(run, records.checkpoints.out, error)}") from error
     return 0
 
 
+def _record(run: Run, out: Path, error: NumericsError) -> str:
+    """Write down the step that failed; says where, or why not."""
+    path, state = out / "failures" / f"step_{run.state.step + 1:07d}.pt", run.state
+    told = f"written down in {path}; scripts/repeat_failure.py repeats it"
+    if is_writer():
+        try:
+            batch = step_batch(run.config, run.training, state.step)
+            images = RecordedImages([run.training.name(index) for index in batch.indices], len(run.training))
+            record_failure(path, state, run.config, batch, images, str(error))
+        except (InputError, OutputError) as obstacle:
+            told = f"not written down ({obstacle})"
+    wait_for_all()
+    return told
+
+
 def _progress(first_step: int, last_step: int) -> tqdm[Any]:
-    return tqdm(total=last_step, initial=first_step, desc="train", unit="step", file=Tolerant(sys.stderr))
+    return tqdm(
+        total=last_step,
+        initial=first_step,
+        desc="train",
+        unit="step",
+        file=Tolerant(sys.stderr),
+        disable=not is_writer(),
+    )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, spread
+from igll.distributed import failing_together, gather, is_writer, own_part
 from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.metrics import average
 from igll.metrics.image import hole_psnr, psnr
@@ -53,6 +53,17 @@ def bands_shown(channels: int) -> str:
     return f", band 1 of {channels} shown" if channels == 2 else f", bands 1 to 3 of {channels} shown"
 
 
+def own_batches(images: int, batch_size: int) -> list[list[int]]:
+    """This process's part of the batches that one process would make of so many images."""
+    batches = all_batches(images, batch_size)
+    return [batches[number] for number in own_part(len(batches))]
+
+
+def all_batches(images: int, batch_size: int) -> list[list[int]]:
+    """Batches of so many images in their order."""
+    return [list(range(start, min(start + batch_size, images))) for start in range(0, images, batch_size)]
+
+
 @contextmanager
 def evaluating(generator: InpaintingNetwork) -> Iterator[None]:
     """The generator in evaluation mode, and afterwards as it was."""
@@ -69,39 +80,42 @@ class Validation:
 
     Args:
         dataset: The images.
-        config: Batch size and workers.
-        folder: Where picture sheets are written.
+        config: Batch size.
         device: Where to fill.
     """
 
-    def __init__(
-        self, dataset: InpaintingDataset, config: Config, folder: Path, device: torch.device
-    ) -> None:
-        self.dataset, self.folder, self.device = dataset, folder, device
+    def __init__(self, dataset: InpaintingDataset, config: Config, device: torch.device) -> None:
+        self.dataset, self.device = dataset, device
+        self.batch_size = config.eval.batch_size
         self.oracle = sees_ground_truth_edges(config)
-        self.loader: DataLoader[Sample] = DataLoader(
-            dataset, config.eval.batch_size, num_workers=0, generator=torch.Generator()
-        )
 
     @torch.no_grad()
     def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
-        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite."""
+        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite.
+
+        Processes share the images, and all of them get the scores.
+        """
         values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
-        with evaluating(generator):
-            for sample in self.loader:
+        with evaluating(generator), failing_together():
+            for numbers in own_batches(len(self.dataset), self.batch_size):
+                sample: Sample = default_collate([self.dataset[number] for number in numbers])
                 result = to_unit(fill_sample(generator, sample, self.device)).cpu()
                 target = to_unit(sample["target"])
                 values["psnr_hole"] += hole_psnr(result, target, sample["mask"]).tolist()
                 values["psnr"] += psnr(result, target).tolist()
-        return {name: average(parts) for name, parts in values.items()}
+        everybodys = gather(values)
+        return {name: average([value for part in everybodys for value in part[name]]) for name in values}
+
+    def sheet(self, generator: InpaintingNetwork, step: int) -> Image | None:
+        """Picture sheet of some images, input, filled and truth; None but in the process that writes."""
+        with evaluating(generator), failing_together():
+            return self._draw(generator, step) if is_writer() else None
 
     @torch.no_grad()
-    def sheet(self, generator: InpaintingNetwork, step: int) -> Image:
-        """Picture sheet of the first images: input, filled, truth."""
+    def _draw(self, generator: InpaintingNetwork, step: int) -> Image:
         shown = spread(len(self.dataset), SHEET_ROWS)
         sample = default_collate([self.dataset[index] for index in shown])
-        with evaluating(generator):
-            results = to_unit(fill_sample(generator, sample, self.device)).cpu()
+        results = to_unit(fill_sample(generator, sample, self.device)).cpu()
         rows, bands = [], bands_shown(sample["image"].shape[1])
         for image, result, target, mask in zip(
             to_unit(sample["image"]), results, to_unit(sample["target"]), sample["mask"], strict=True
@@ -112,6 +126,5 @@ class Validation:
             rows,
             ["input", "filled", "truth"],
             [self.dataset.name(index) for index in shown],
-            self.folder / f"step_{step:07d}.png",
             caption=f"step {step}" + (", oracle edges" if self.oracle else "") + bands,
         )

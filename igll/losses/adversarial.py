@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from igll.distributed import batch_mean
+
 
 class AdversarialLoss(nn.Module, ABC):
     """What generator and discriminator minimise, of scores before the sigmoid; any shape, both the same."""
@@ -128,6 +130,7 @@ def relative_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def _relative(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Every score relative to the mean score of the other kind."""
+    """Every score relative to the mean score of the other kind in the whole batch."""
     real_logits, fake_logits = real_logits.float(), fake_logits.float()
-    return real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
+    real_mean, fake_mean = batch_mean(torch.stack([real_logits.mean(), fake_logits.mean()]))
+    return real_logits - fake_mean, fake_logits - real_mean

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+
+from igll.distributed import batch_mean
 
 
 class EdgeCompletionLoss(nn.Module):
@@ -40,8 +43,8 @@ class EdgeCompletionLoss(nn.Module):
         """
         logits_B1HW, target_B1HW = logits_B1HW.float(), target_B1HW.detach().float()
         weight_B1HW = 1 + (self.hole_weight - 1) * mask_B1HW.float()
-        total = weight_B1HW.sum()
-        rest = (weight_B1HW * (1 - target_B1HW)).sum() / total
+        total, rest = batch_mean(torch.stack([weight_B1HW.sum(), (weight_B1HW * (1 - target_B1HW)).sum()]))
+        rest = rest / total
         edge_B1HW = rest * target_B1HW * softplus(-logits_B1HW)
         rest_B1HW = (1 - rest) * (1 - target_B1HW) * softplus(logits_B1HW)
         return (weight_B1HW * (edge_B1HW + rest_B1HW)).sum() / total

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from igll.distributed import batch_mean
 from igll.losses.features import PERCEPTUAL_LAYERS, STYLE_LAYERS
 from igll.losses.precision import full_precision
 
@@ -96,5 +97,5 @@ def scaled_pair(prediction_BCHW: Tensor, target_BCHW: Tensor, scale: FeatureScal
     if scale == "none":
         return prediction_BCHW, target_BCHW
     # Activations are never negative; a layer that is silent on the target stays as it is small.
-    mean = target_BCHW.mean().clamp(min=1e-6)
+    mean = batch_mean(target_BCHW.mean()).clamp(min=1e-6)
     return prediction_BCHW / mean, target_BCHW / mean

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from igll.distributed import batch_mean
+
 
 class LocalL1Loss(nn.Module):
     r"""Mean absolute difference over the hole, the paper's :math:`L_{local}` (section 3.6).
@@ -28,8 +30,8 @@ class LocalL1Loss(nn.Module):
         """
         mask_B1HW = mask_B1HW.float()
         difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs() * mask_B1HW
-        values = mask_B1HW.sum() * prediction_BCHW.shape[1]
-        return difference_BCHW.sum() / values.clamp(min=1)
+        values = batch_mean(mask_B1HW.sum() * prediction_BCHW.shape[1])
+        return difference_BCHW.sum() / values.clamp(min=1e-3)
 
 
 class StagedL1Loss(nn.Module):
@@ -56,7 +58,7 @@ class StagedL1Loss(nn.Module):
             Scalar, float32, ≥ 0.
         """
         mask_B1HW = mask_B1HW.float()
-        known = (1 - mask_B1HW).mean().clamp(min=1 / mask_B1HW[0].numel())
+        known = batch_mean((1 - mask_B1HW).mean()).clamp(min=1 / mask_B1HW[0].numel())
         total = target_BCHW.new_zeros((), dtype=mask_B1HW.dtype)
         for stage, prediction_BCHW in enumerate(predictions, start=1):
             difference_BCHW = (prediction_BCHW.float() - target_BCHW.float()).abs()
@@ -94,4 +96,4 @@ class WholeL1Loss(nn.Module):
         if not self.per_hole:
             return distance
         mask_B1HW = mask_B1HW.float()
-        return distance / mask_B1HW.mean().clamp(min=1 / mask_B1HW[0].numel())
+        return distance / batch_mean(mask_B1HW.mean()).clamp(min=1 / mask_B1HW[0].numel())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from igll.distributed import rank, size
 from igll.losses.adversarial import AdversarialLoss
 from igll.losses.precision import full_precision
 
@@ -57,7 +58,9 @@ class WassersteinGradientPenaltyLoss(AdversarialLoss):
             Scalar, float32, ≥ 0, differentiable in the critic's parameters.
         """
         device = real_BCHW.device
-        epsilon_B111 = torch.rand(len(real_BCHW), 1, 1, 1, generator=generator, device=generator.device)
+        # Drawn for the samples of all processes, so that their generators stay alike.
+        drawn = torch.rand(size() * len(real_BCHW), 1, 1, 1, generator=generator, device=generator.device)
+        epsilon_B111 = drawn.chunk(size())[rank()]
         if device.type == "cuda" and not epsilon_B111.is_cuda:
             epsilon_B111 = epsilon_B111.pin_memory()  # else the host would wait for the copy
         real_BCHW, fake_BCHW = real_BCHW.detach().float(), fake_BCHW.detach().float()

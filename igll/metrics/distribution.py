@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from igll.compat import prepare_torchvision
+from igll.distributed import gather_rows, size
 from igll.metrics.image import check_images
 from igll.metrics.layout import for_convolutions, pieces, place
 from igll.metrics.names import MetricUnavailableError
@@ -82,6 +83,11 @@ class SetDistances:
             for piece in pieces(len(image_BCHW), image_BCHW.device):
                 seen.add(self._feature(image_BCHW[piece]))
 
+    def join(self) -> None:
+        """Put together what the processes of a run added, each of its own images, in their order."""
+        for seen in (self._targets, *self._results):
+            seen.join()
+
     @torch.inference_mode()
     def compute(self, method: int = 0) -> dict[str, float]:
         """The distances of one method over everything added so far.
@@ -127,12 +133,22 @@ class _FeatureSet:
         self.kept: list[Tensor] = []
 
     def add(self, features_BD: Tensor) -> None:
-        """Add a few images."""
+        """Add a few images; of several processes, each keeps its own until they :meth:`join`."""
         self.images += len(features_BD)
         for vector_D in features_BD:
             self._waiting.append(vector_D)
-            if len(self._waiting) == _BLOCK:
+            if len(self._waiting) == _BLOCK and size() == 1:
                 self.settle()
+
+    def join(self) -> None:
+        """Add up the features of all processes as one process would have."""
+        if size() == 1:
+            return
+        features_ND = gather_rows(torch.stack(self._waiting) if self._waiting else torch.empty(0))
+        self.images, self._waiting = len(features_ND), []
+        for block_BD in features_ND.split(_BLOCK):
+            self._waiting = list(block_BD)
+            self.settle()
 
     def settle(self) -> None:
         """Add up what waits for its block to be full."""
@@ -166,6 +182,7 @@ def _kernel_distance(real: _FeatureSet, fake: _FeatureSet) -> float:
             feature=_Given(real_ND.shape[1]),
             subset_size=min(_KID_SUBSET, real.images),
             subsets=_KID_SUBSETS if real.images > _KID_SUBSET else 1,
+            sync_on_compute=False,  # it has the features of all processes
         ).to(real_ND.device)
     metric.update(real_ND.double(), real=True)
     metric.update(fake_ND.double(), real=False)
@@ -225,4 +242,6 @@ def _frechet_metric(features_BD: Tensor) -> Any:
     prepare_torchvision()
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=_Given(features_BD.shape[1])).to(features_BD.device)
+    # What it adds up are the features of all processes: nothing is to be exchanged.
+    metric = FrechetInceptionDistance(feature=_Given(features_BD.shape[1]), sync_on_compute=False)
+    return metric.to(features_BD.device)

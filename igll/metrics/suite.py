@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from igll.distributed import gather
 from igll.errors import InputError
 from igll.metrics import image
 from igll.metrics.distribution import SetDistances
@@ -119,6 +120,20 @@ class MetricSuite:
                     values[name] += self._values(name, prediction_BCHW[piece], truth)
         self._update_distances(predictions, target_BCHW)
         return columns
+
+    def join(self) -> None:
+        """Put together what the processes of a run measured, each of its own images, in their order."""
+        parts = gather({"reasons": self._reasons, "measured": sorted(self._measured)})
+        for part in reversed(parts):
+            self._reasons |= part["reasons"]
+            self._measured |= set(part["measured"])
+        self._distances = {
+            group: distances
+            for group, distances in self._distances.items()
+            if not self._reasons.keys() & set(group)
+        }
+        for distances in self._distances.values():
+            distances.join()
 
     def compute(self, method: int = 0) -> dict[str, float]:
         """One method's metrics of the whole set, over everything updated so far; NaN where unavailable."""

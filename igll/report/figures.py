@@ -42,17 +42,17 @@ def picture_sheet(
     rows: Sequence[Sequence[np.ndarray]],
     column_titles: Sequence[str],
     row_titles: Sequence[str],
-    path: Path,
+    path: Path | None = None,
     cell: int = 192,
     caption: str = "",
 ) -> Image.Image:
-    """Lay pictures out in a grid with titles and save it as PNG.
+    """Lay pictures out in a grid with titles, and save it as PNG if a path is given.
 
     Args:
         rows: Pictures, uint8 (H, W, 3), (H, W, 1) or (H, W); any size, fitted into the cells.
         column_titles: One per column.
         row_titles: One per row, set above the row's first picture; "" for none.
-        path: The PNG file; its folder is created.
+        path: The PNG file, or None; its folder is created.
         cell: Side of a cell in pixels.
         caption: Small print below the pictures, wrapped to the sheet's width.
 
@@ -87,9 +87,19 @@ def picture_sheet(
             sheet.paste(tile, (x + (cell - tile.width) // 2, y + (cell - tile.height) // 2))
     for line, text in enumerate(footer):
         draw.text((_MARGIN, bottom + 8 + line * (_SMALL + 5)), text, _FAINT, small_font)
-    with replacing(path) as temporary:
-        sheet.save(temporary, "PNG", optimize=True)
+    if path is not None:
+        save_picture(sheet, path)
     return sheet
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Save a picture as PNG; its folder is created.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG", optimize=True)
 
 
 def _check_grid(

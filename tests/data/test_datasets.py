@@ -224,6 +224,13 @@ def test_resuming_continues_the_same_order_in_the_middle_of_an_epoch():
     assert list(StepSampler(10, 4, 3, 12, 12)) == []
 
 
+def test_parts_of_a_batch_are_together_the_batch():
+    whole = list(StepSampler(10, 4, 3, 2, 12))
+    parts = [list(StepSampler(10, 4, 3, 2, 12, slice(start, start + 2))) for start in (0, 2)]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole
+    assert StepSampler(10, 4, 3, 2, 12, slice(2)).keys(2) == whole[0]
+
+
 def test_a_dataset_smaller_than_a_batch_still_trains():
     batches = list(StepSampler(3, 8, 0, 0, 3))
     assert [len(batch) for batch in batches] == [8, 8, 8]

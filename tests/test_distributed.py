@@ -1,0 +1,68 @@
+"""What one process does without others, and what several refuse; what they do is in test_processes.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from igll import distributed
+from igll.engine.devices import choose_device
+from igll.engine.train import train
+from igll.errors import InputError
+from igll.launch import Launch, launch
+from tests.engine.conftest import small  # noqa: F401  (a fixture)
+
+
+def test_a_single_process_knows_of_no_others(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "all_reduce", None)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    value, weight = torch.ones(3), torch.nn.Parameter(torch.ones(2))
+    with distributed.joined():
+        assert distributed.batch_mean(value) is value
+        assert distributed.gather_rows(value) is value
+        assert distributed.gather({"a": 1}) == [{"a": 1}]
+        assert distributed.largest(143) == 143 and distributed.is_writer()
+        assert distributed.own_part(7) == range(7) and distributed.samples_per_process(5) == 5
+        distributed.average_gradients([weight])
+        assert weight.grad is None
+    assert launch() == Launch(0, 1, 0)
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """As if there were four processes, this one the third."""
+    monkeypatch.setattr(distributed, "size", lambda: 4)
+    monkeypatch.setattr(distributed, "rank", lambda: 2)
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 10])
+def test_parts_are_runs_that_cover_all_once(four, monkeypatch, count: int):
+    parts = []
+    for rank in range(4):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts += list(distributed.own_part(count))
+    assert parts == list(range(count))
+
+
+def test_what_processes_cannot_share_is_refused(four, small, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match=r"train\.batch_size: 6 .* 4 equal parts"):
+        train(small(train={"batch_size": 6}), tmp_path / "run")
+    with pytest.raises(InputError, match=r"discriminator\.norm: batch takes its statistics"):
+        train(small(train={"batch_size": 8}, discriminator={"norm": "batch"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_process_takes_the_gpu_of_its_number(four, monkeypatch):
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 2)
+    with pytest.raises(InputError, match="every process needs a GPU of its own, not 'cuda:0'"):
+        choose_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="this machine has 2 GPUs, and process 3 found none left"):
+        choose_device("auto")
