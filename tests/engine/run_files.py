@@ -186,3 +186,10 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal, unless the process has just ended by itself."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def wait_for(file: Path, process: subprocess.Popen) -> None:
+    """Wait until a process has written a file, or ended."""
+    deadline = time.monotonic() + 120
+    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -20,7 +20,7 @@ from igll.engine.checkpoint import load_checkpoint
 from igll.engine.state import build_state
 from tests.engine.conftest import QUICKSTART
 from tests.engine.processes import BATCH, CASES
-from tests.engine.test_train import differing, wait_for
+from tests.engine.run_files import differing, wait_for
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 RANKS = ("0_of_2", "1_of_2")

@@ -281,7 +281,7 @@ def test_scores_are_of_the_validation_images_that_are_left(run_of, tmp_path: Pat
     _, testing, _ = open_data(config)
     testing.indices = [0, 2]
     generator = load_generator(tmp_path / "run" / "checkpoints" / "last.pt")[0]
-    expected = Validation(testing, config, tmp_path, torch.device("cpu")).scores(generator)
+    expected = Validation(testing, config, torch.device("cpu")).scores(generator)
     (line,) = log(tmp_path / "run", "val")
     assert {name: line[name] for name in expected} == expected
 
