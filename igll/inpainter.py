@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from igll.config import Config, build_config
-from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.picture_io import INTEGER_FULL, colour_of, with_colour
+from igll.engine.trained import load_generator
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.models.edges import EdgeDetector, build_edge_detector

@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
 
-from igll.config import Config, build_config
 from igll.errors import InputError
-from igll.models import InpaintingNetwork
-from igll.registry import build_generator
 from igll.storage import replacing
 
 FORMAT = 2  # 1 had no digest
@@ -144,42 +140,3 @@ def _read(file: IO[bytes], path: str | Path, device: torch.device | str) -> Any:
                 "use a checkpoint written by igll-train"
             ) from None
         raise InputError(f"{path}: not a checkpoint that can be read (of another kind)") from None
-
-
-def load_generator(
-    path: str | Path, weights: str = "ema", device: torch.device | str = "cpu"
-) -> tuple[InpaintingNetwork, Config, int]:
-    """Load a trained generator, ready to fill.
-
-    Args:
-        path: Checkpoint written by igll-train.
-        weights: ``"ema"`` (the averaged weights, if the run kept them) or ``"raw"``.
-        device: Where to put it.
-
-    Returns:
-        The generator in evaluation mode, the configuration it was trained with, and the training step.
-
-    Raises:
-        InputError: As :func:`load_checkpoint`, or if the weights do not fit the configuration in the file.
-    """
-    state = load_checkpoint(path, device)
-    config = build_config(state["config"], source=str(path))
-    generator = build_generator(config.model)
-    chosen = state["ema"] if weights == "ema" and state.get("ema") else state["generator"]
-    load_weights(generator, chosen, str(path))
-    return generator.to(device).eval(), config, int(state["step"])
-
-
-def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Load a state dict strictly; a mismatch is one clear line.
-
-    Raises:
-        InputError: If names or shapes differ from the module's.
-    """
-    own = module.state_dict()
-    differing = sorted(set(own) ^ set(weights)) or [
-        name for name in own if own[name].shape != weights[name].shape
-    ]
-    if differing:
-        raise InputError(f"{source}: its weights do not fit this model (first difference: {differing[0]})")
-    module.load_state_dict(weights)

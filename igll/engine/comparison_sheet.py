@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, default_collate
 from igll.baselines import CLASSICAL_TITLES, require_packages
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
-from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.evaluate import check_apart, classical_fill, edge_settings
+from igll.engine.trained import load_generator
 from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
 from igll.errors import InputError
 from igll.report.canvas import check_ending, sheet_as_pdf

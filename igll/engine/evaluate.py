@@ -19,10 +19,10 @@ from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.distributed import gather, gather_rows, is_writer
-from igll.engine.checkpoint import load_generator
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
+from igll.engine.trained import load_generator
 from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error

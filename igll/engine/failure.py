@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from igll.config import Config, build_config
-from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from igll.engine.checkpoint import load_checkpoint, save_checkpoint
 from igll.engine.devices import choose_device
 from igll.engine.objectives import Batch, build_objectives
+from igll.engine.restoring import load_weights
 from igll.engine.state import TrainState, build_state
 from igll.engine.step import train_step
 from igll.errors import InputError

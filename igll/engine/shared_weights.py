@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from igll.config import Config, build_config
-from igll.engine.checkpoint import load_weights
+from igll.engine.restoring import load_weights
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.registry import build_generator

@@ -13,8 +13,9 @@ from torch import nn
 
 from igll.config import Config, TrainConfig, build_config
 from igll.distributed import is_writer
-from igll.engine.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from igll.engine.checkpoint import load_checkpoint, save_checkpoint
 from igll.engine.finite import FiniteWatch
+from igll.engine.restoring import check_moments, check_progress, check_weights, load_moments, load_weights
 from igll.errors import InputError, NumericsError
 from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator
@@ -110,14 +111,20 @@ class TrainState:
         if earlier.model != config.model:
             raise InputError(f"{path}: was trained with other model settings; use the run's own config.yaml")
         _announce_changes(earlier, config)
+        # All of it is looked at first, so that there is no half resumed run.
+        check_progress(saved, str(path))
         for name, part in self._parts().items():
             if (part is None) != (name not in saved):
                 raise InputError(f"{path}: was trained with other losses or train.ema_decay ({name} differs)")
             if isinstance(part, nn.Module):
+                check_weights(part, saved[name], str(path))
+            elif part is not None:
+                check_moments(part, saved[name], str(path))
+        for name, part in self._parts().items():
+            if isinstance(part, nn.Module):
                 load_weights(part, saved[name], str(path))
             elif part is not None:
-                part.load_state_dict(_fused(saved[name]))
-                _lay_out_moments(part)
+                load_moments(part, saved[name], str(path))
         self.step, self.best = saved["step"], saved["best"]
         torch.set_rng_state(saved["random_state"].cpu())
         if device.type == "cuda" and "cuda_random_state" in saved:
@@ -174,25 +181,6 @@ def _adam(network: nn.Module, config: TrainConfig) -> torch.optim.Adam:
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-def _fused(saved: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state for the fused kernels, whichever it was made by."""
-    groups = [{**group, "fused": True, "foreach": None} for group in saved["param_groups"]]
-    return {**saved, "param_groups": groups}
-
-
-@torch.no_grad()
-def _lay_out_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser's moments the memory format of their parameters.
-
-    The fused kernels walk through memory and never ask: with moments in another format, as a checkpoint from
-    another device or version holds them, they would pair every weight with another weight's moments.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _announce_changes(earlier: Config, config: Config) -> None:

@@ -20,9 +20,9 @@ from igll.engine.checkpoint import (
     FORMAT,
     DamagedCheckpointError,
     load_checkpoint,
-    load_generator,
     save_checkpoint,
 )
+from igll.engine.trained import load_generator
 from igll.errors import InputError, OutputError
 from igll.registry import build_generator
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from igll.baselines import harmonic, nearest
 from igll.data.datasets import build_dataset
-from igll.engine.checkpoint import load_generator
 from igll.engine.comparison_sheet import SheetRequest, comparison_sheet
 from igll.engine.train import train
+from igll.engine.trained import load_generator
 from igll.engine.validate import to_picture, to_unit
 from igll.errors import InputError
 

@@ -19,12 +19,12 @@ from igll.baselines import harmonic
 from igll.config import save_config
 from igll.data.datasets import build_dataset
 from igll.engine import evaluate as evaluation
-from igll.engine.checkpoint import load_generator
 from igll.engine.compare import compare
 from igll.engine.evaluate import evaluate
 from igll.engine.protocol import ProtocolRecorder
 from igll.engine.results import load_results
 from igll.engine.train import train
+from igll.engine.trained import load_generator
 from igll.engine.validate import fill_sample
 from igll.errors import InputError
 

@@ -17,6 +17,7 @@ from igll.engine.failure import RecordedImages, record_failure, repeat_failure
 from igll.engine.objectives import build_objectives
 from igll.engine.state import build_state
 from igll.engine.step import train_step
+from igll.engine.train import train
 from igll.errors import InputError, NumericsError
 
 CPU = torch.device("cpu")
@@ -136,3 +137,25 @@ def test_a_plain_checkpoint_is_no_record(small, tmp_path: Path):
     build_state(config, CPU).save(tmp_path / "last.pt", config)
     with pytest.raises(InputError, match="not the record of a step"):
         repeat_failure(tmp_path / "last.pt")
+
+
+def test_a_run_that_fails_leaves_the_record_that_repeats_it(small, tmp_path: Path, monkeypatch):
+    """The batch is made anew from the seed and the step, with the weights that the failing step saw."""
+    whole = train_step.__globals__["_gradient_norm"]
+    poisoned = []
+
+    def poison(optimizer, loss, clip):
+        if len(poisoned) == 2:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0][0] = math.nan
+        poisoned.append(None)
+        return whole(optimizer, loss, clip)
+
+    monkeypatch.setattr("igll.engine.step._gradient_norm", poison)
+    run = tmp_path / "run"
+    with pytest.raises(NumericsError, match=r"step 4: .* is nan; images: .*step_0000004\.pt"):
+        train(small(losses={"adversarial": 0}, train={"eval_every": 100}), run)
+    monkeypatch.undo()
+    found = repeat_failure(run / "failures" / "step_0000004.pt")
+    assert found.recorded.startswith("step 4: 'generator/") and found.again[0] in found.recorded
+    assert len(found.weights) == 1 and found.weights[0].startswith("generator.")

@@ -16,10 +16,11 @@ from igll.data.datasets import SampleKey, StepSampler
 from igll.data.stand_ins import Replacement, Unusable
 from igll.engine import train as engine
 from igll.engine.batches import open_data, training_batches
-from igll.engine.checkpoint import load_checkpoint, load_generator
+from igll.engine.checkpoint import load_checkpoint
 from igll.engine.evaluate import evaluate
 from igll.engine.scan import LIST_NAME, ReplacementRecord, UnusableList, find_unusable
 from igll.engine.train import train
+from igll.engine.trained import load_generator
 from igll.engine.validate import Validation
 from igll.errors import InputError
 from tests.data.test_stand_ins import DAMAGES, cut, pictures

@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from igll.engine.checkpoint import load_generator
 from igll.engine.shared_weights import load_shared_weights, read_notes, save_shared_weights
 from igll.engine.state import build_state
+from igll.engine.trained import load_generator
 from igll.errors import InputError
 from igll.registry import build_generator
 
