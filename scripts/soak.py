@@ -26,7 +26,7 @@ from igll.report.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
-    "losses.adversarial=0.03", "data.workers=2", "train.max_steps=10000000", "train.log_every=5",
+    "model.width=8", "train.batch_size=4", "losses.adversarial=0.03", "data.workers=2", "train.max_steps=10000000", "train.log_every=5",
     "train.checkpoint_every=20", "train.eval_every=50", "train.sheet_every=50", "train.eval_images=4",
     "train.keep_every=100", "train.keep=2",
 )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Writes the averaged weights of a checkpoint, with settings and notes, as a safetensors file to share.
+
+Usage: python scripts/export_weights.py runs/aid_77/checkpoints/best.pt --out aid_77.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from igll.cli import exit_with
+from igll.engine.shared_weights import save_shared_weights
+from igll.engine.trained import load_generator
+from igll.errors import InputError
+
+
+def main() -> int:
+    """Read the checkpoint, write the file, say how large it is and its sha256."""
+    parser = argparse.ArgumentParser("export_weights", description="Write weights to share.")
+    parser.add_argument("checkpoint", help="written by igll-train")
+    parser.add_argument("--out", type=Path, required=True, help="*.safetensors")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float16")
+    parser.add_argument("--note", action="append", default=[], metavar="NAME=TEXT", help="further metadata")
+    options = parser.parse_args()
+    notes = {}
+    for note in options.note:
+        name, equals, text = note.partition("=")
+        if not equals or name in ("format", "config", "step"):
+            raise InputError(f"--note '{note}': write NAME=TEXT, with a name of your own")
+        notes[name] = text
+    generator, config, step = load_generator(options.checkpoint, options.weights)
+    save_shared_weights(options.out, generator, config, step, options.precision, notes)
+    content = options.out.read_bytes()
+    print(f"{options.out}: step {step}, {len(content) / 1e6:.2f} MB, {options.precision}")
+    print(f"sha256 {hashlib.sha256(content).hexdigest()}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
