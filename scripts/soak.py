@@ -26,9 +26,9 @@ from igll.report.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
-    "model.width=8", "train.batch_size=4", "losses.adversarial=0.03", "data.workers=2", "train.max_steps=10000000", "train.log_every=5",
-    "train.checkpoint_every=20", "train.eval_every=50", "train.sheet_every=50", "train.eval_images=4",
-    "train.keep_every=100", "train.keep=2",
+    "model.width=8", "train.batch_size=4", "losses.adversarial=0.03", "data.workers=2",
+    "train.max_steps=10000000", "train.log_every=5", "train.checkpoint_every=20", "train.eval_every=50",
+    "train.sheet_every=50", "train.eval_images=4", "train.keep_every=100", "train.keep=2",
 )  # fmt: skip
 PAUSE = 10.0  # seconds between two looks
 
