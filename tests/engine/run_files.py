@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,8 +31,9 @@ for line in sys.stdin:
             os.setsid()
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-            # A shell that starts the tests in the background may have SIGINT ignored, which a child inherits.
+            # What starts the tests may have these ignored, as nohup and shells do, which a child inherits.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             sys.argv = ["igll-train", *order["arguments"]]
             exec(order["program"], {})
         except SystemExit as end:
@@ -103,8 +105,11 @@ class Nursery:
         return self._started[-1]
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end; exit code and what it printed."""
+        """Wait for its end, which is made to come after some minutes; exit code and what it printed."""
+        patience = threading.Timer(300, os.kill, (self._started[-1], signal.SIGKILL))
+        patience.start()
         code = int(self._process.stdout.readline())
+        patience.cancel()
         return code, "".join(Path(file).read_text() for file in self._files.values())
 
     def run(self, arguments: list[str], program: str = MAIN) -> tuple[int, str]:
