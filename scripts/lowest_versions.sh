@@ -15,6 +15,6 @@ grep -oE '"[A-Za-z0-9._-]+>=[0-9.]+' pyproject.toml | sed -E 's/^"([^>]+)>=(.*)$
     | grep -v '^setuptools' >"$folder/lowest.txt"
 echo "installing the lowest versions into $folder"
 "$folder/bin/python" -m pip install --quiet --constraint "$folder/lowest.txt" --editable \
-    ".[fid,figures,geo,baselines]" pytest pytest-xdist
+    ".[fid,figures,geo,baselines]" pytest pytest-xdist hypothesis
 "$folder/bin/python" -m pip freeze --exclude-editable
-OMP_NUM_THREADS=1 "$folder/bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
+OMP_NUM_THREADS=1 "$folder/bin/python" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"

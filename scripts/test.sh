@@ -7,4 +7,5 @@ ruff check .
 ruff format --check .
 mypy
 # A process per core, each with one thread: threads of several processes would wait for each other.
-OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile "$@"
+# Files in their own order: by their numbers of tests the longest would come last, on one core alone.
+OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
