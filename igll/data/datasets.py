@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from igll.config import Config, DataConfig, MaskConfig
 from igll.data.bands import complete_corners, missing_pixels
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import make_mask
+from igll.data.sampler import SampleKey
 from igll.data.scene_store import SceneStore, to_unit
 from igll.data.sources import AID, RICE, ClearView, ImageFolder, Scene, SceneSource, Synthetic
 from igll.data.splits import Part, split_names
@@ -26,7 +25,7 @@ from igll.errors import InputError
 
 TEST_ORIGIN = 50  # row and column at which the paper protocol's test crop starts
 # First word of each random stream's seed, so that no two decisions share random numbers.
-CROP, MASK, TEST_MASK, ORDER = range(4)
+CROP, MASK, TEST_MASK = range(3)  # the next is the sampler's ORDER
 
 
 class Sample(TypedDict, total=False):
@@ -48,65 +47,6 @@ class Sample(TypedDict, total=False):
     edge: Tensor
     index: int
     unusable: str
-
-
-class SampleKey(NamedTuple):
-    """Which sample, and everything that its random choices derive from."""
-
-    epoch: int
-    image: int
-    step: int
-
-
-class StepSampler(Sampler[list[SampleKey]]):
-    """Batches of sample keys for training steps, in an order that is a function of the seed alone.
-
-    Every epoch is a new permutation; epochs follow one another without a gap, so no image is left out
-    and a dataset may be smaller than a batch.
-
-    Args:
-        size: Number of samples.
-        batch_size: Samples per step.
-        seed: Seed of the order.
-        first_step: Step to start with: resuming continues in the middle of an epoch.
-        last_step: Step after the last one.
-        part: Which of the step's samples are yielded; by default all.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        part: slice = slice(None),
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.first_step, self.last_step, self.part = first_step, last_step, part
-
-    def __len__(self) -> int:
-        """Number of batches to come."""
-        return max(self.last_step - self.first_step, 0)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Yield one list of keys per step."""
-        for step in range(self.first_step, self.last_step):
-            yield self.keys(step)[self.part]
-
-    def keys(self, step: int) -> list[SampleKey]:
-        """All samples of a step, whatever the part."""
-        keys = []
-        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-            epoch, place = divmod(position, self.size)
-            keys.append(SampleKey(epoch, int(_order(self.seed, epoch, self.size)[place]), step))
-        return keys
-
-
-@lru_cache(maxsize=4)  # a loader that reads ahead is in the next epoch before the last one is trained on
-def _order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """Order of the samples in an epoch."""
-    return np.random.default_rng([seed, ORDER, epoch]).permutation(size)
 
 
 @dataclass
@@ -407,6 +347,4 @@ def _to_tensor(array_HWC: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array_HWC.transpose(2, 0, 1)))
 
 
-__all__ = [
-    "InpaintingDataset", "Sample", "SampleKey", "Scene", "StepSampler", "build_dataset", "build_source",
-]  # fmt: skip
+__all__ = ["InpaintingDataset", "Sample", "Scene", "build_dataset", "build_source"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from igll.config import Config
-from igll.data.datasets import InpaintingDataset, StepSampler, build_dataset, spread
+from igll.data.datasets import InpaintingDataset, build_dataset, spread
+from igll.data.sampler import StepSampler
 from igll.data.stand_ins import decode_replacements
 from igll.distributed import alike, failing_together, rank, samples_per_process
 from igll.engine.edge_maps import edges_needed, open_edge_cache

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from igll.config import Config, build_config
 from igll.data import datasets
-from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler, build_dataset
+from igll.data.datasets import InpaintingDataset, build_dataset
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import MASK_KINDS
+from igll.data.sampler import SampleKey, StepSampler
 from igll.data.sources import Scene, SceneSource
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.errors import InputError

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from igll.config import build_config
-from igll.data.datasets import SampleKey, build_dataset
+from igll.data.datasets import build_dataset
+from igll.data.sampler import SampleKey
 from igll.data.scene_store import SceneStore, to_unit
 from igll.engine.batches import training_batches
 

@@ -18,8 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from igll.config import Config, build_config
-from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler, build_dataset
+from igll.data.datasets import InpaintingDataset, build_dataset
 from igll.data.edge_cache import EdgeCache
+from igll.data.sampler import SampleKey, StepSampler
 from igll.data.stand_ins import Replacement, Unusable, decode_replacements, first_usable
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.errors import InputError

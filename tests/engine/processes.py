@@ -20,7 +20,8 @@ from torch.nn.functional import avg_pool2d
 
 from igll.config import Config, build_config
 from igll.data import datasets
-from igll.data.datasets import InpaintingDataset, SampleKey, StepSampler
+from igll.data.datasets import InpaintingDataset
+from igll.data.sampler import SampleKey, StepSampler
 from igll.distributed import gather, gather_rows
 from igll.engine import objectives as objectives_module
 from igll.engine import step as stepping

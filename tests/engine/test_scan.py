@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from igll.config import Config
-from igll.data.datasets import SampleKey, StepSampler
+from igll.data.sampler import SampleKey, StepSampler
 from igll.data.stand_ins import Replacement, Unusable
 from igll.engine import train as engine
 from igll.engine.batches import open_data, training_batches
