@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from igll.engine.checkpoint import save_checkpoint
+from igll.engine.checkpoint import load_checkpoint, save_checkpoint
 from igll.engine.state import build_state
+from igll.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -45,3 +46,25 @@ def test_moments_follow_their_weights_whatever_memory_format_they_were_saved_in(
         assert torch.equal(went_on, came_back)
         four_sided += went_on.dim() == 4 and not went_on.is_contiguous()
     assert four_sided > 10, "formats must differ for this to say anything"
+
+
+@pytest.mark.parametrize("random_state", [torch.zeros(5056, dtype=torch.uint8), torch.zeros(3), None])
+def test_random_numbers_that_are_none_are_refused_before_anything_moves(small, tmp_path: Path, random_state):
+    config, path = small(), tmp_path / "last.pt"
+    build_state(config, CPU).save(path, config)
+    content = {name: value for name, value in load_checkpoint(path).items() if name != "format"}
+    save_checkpoint(path, {**content, "random_state": random_state})
+    state = build_state(config, CPU)
+    before = {name: value.clone() for name, value in state.generator.state_dict().items()}
+    with pytest.raises(InputError, match=r"last\.pt: damaged, its state of random numbers"):
+        state.load(path, config, CPU)
+    assert all(torch.equal(state.generator.state_dict()[name], value) for name, value in before.items())
+
+
+def test_settings_of_an_optimiser_are_those_configured_now(small, tmp_path: Path):
+    path = tmp_path / "last.pt"
+    build_state(small(), CPU).save(path, small())
+    config = small(train={"betas": [0.7, 0.8]})
+    state = build_state(config, CPU)
+    state.load(path, config, CPU)
+    assert state.generator_optimizer.param_groups[0]["betas"] == (0.7, 0.8)
