@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import theilslopes
 
 from igll.errors import InputError
 from igll.report.files import write_json
@@ -77,20 +78,27 @@ def look(pid: int, start: float, log: Path) -> Look:
 
 
 def trend(looks: list[Look]) -> dict[str, float]:
-    """Ranges, and slopes per hour by least squares."""
+    """Ranges, medians of the first and the last third, and median slopes per hour with 95 % intervals."""
     hours = np.array([seen.seconds for seen in looks]) / 3600
-    memory, files = (np.array([getattr(seen, name) for seen in looks]) for name in ("memory_mb", "files"))
-    return {
+    third = max(len(looks) // 3, 1)
+    found = {
         "looks": len(looks),
         "minutes": round(float(hours[-1] - hours[0]) * 60, 1),
         "steps": looks[-1].step - looks[0].step,
-        "memory_mb_least": float(memory.min()),
-        "memory_mb_most": float(memory.max()),
-        "memory_mb_per_hour": round(float(np.polyfit(hours, memory, 1)[0]), 2),
-        "files_least": int(files.min()),
-        "files_most": int(files.max()),
-        "files_per_hour": round(float(np.polyfit(hours, files, 1)[0]), 2),
     }
+    for name in ("memory_mb", "files"):
+        values = np.array([getattr(seen, name) for seen in looks])
+        slope, _, low, high = theilslopes(values, hours)
+        found |= {
+            f"{name}_least": float(values.min()),
+            f"{name}_most": float(values.max()),
+            f"{name}_median_first_third": float(np.median(values[:third])),
+            f"{name}_median_last_third": float(np.median(values[-third:])),
+            f"{name}_per_hour": round(float(slope), 2),
+            f"{name}_per_hour_low": round(float(low), 2),
+            f"{name}_per_hour_high": round(float(high), 2),
+        }
+    return found
 
 
 def main() -> int:
@@ -121,7 +129,7 @@ def main() -> int:
         options.out / "soak.json", {"exit_code": code, "trend": found, "looks": [s._asdict() for s in looks]}
     )
     for name, value in found.items():
-        print(f"{name:<20} {value}")
+        print(f"{name:<28} {value}")
     print(f"stopped by SIGTERM, exit code {code}; written: {options.out / 'soak.json'}")
     return 0
 
