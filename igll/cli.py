@@ -295,9 +295,16 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
         code = _fail(f"{where}{error.strerror or error}", 1)
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError on CUDA, a bare RuntimeError on the CPU
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            code = _fail("out of memory; lower train.batch_size, eval.batch_size or data.crop_size", 1)
+        elif str(error).startswith("DataLoader worker"):
+            code = _fail(
+                f"{str(error).strip().rstrip('.')}, as systems do when memory runs out; lower data.workers; "
+                "igll-train goes on from its last checkpoint with --resume",
+                1,
+            )
+        else:
             raise
-        code = _fail("out of memory; lower train.batch_size, eval.batch_size or data.crop_size", 1)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
     distributed = sys.modules.get("igll.distributed")

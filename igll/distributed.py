@@ -23,7 +23,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError, ProcessFailedError
+from igll.errors import (
+    ElsewhereError,
+    InputError,
+    NumericsError,
+    OutputError,
+    ProcessEndedError,
+    ProcessFailedError,
+)
 from igll.launch import launch
 
 # A process that ended closes its connections, which the others notice at once. This is for one that is
@@ -41,13 +48,20 @@ def joined() -> Iterator[None]:
     of a GPU that waits for an ended process could not be parted from.
 
     Raises:
+        InputError: The environment asks for several processes and does not say where they meet.
         ProcessEndedError: Instead of an error that the user knows of already from another process; without a
             message.
     """
     if launch().size == 1:
         yield
         return
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    except ValueError as error:
+        raise InputError(
+            f"WORLD_SIZE={launch().size} in the environment, but the processes cannot find each other "
+            f"({error}); start them with torchrun, or unset RANK and WORLD_SIZE"
+        ) from None
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -66,7 +80,7 @@ def joined() -> Iterator[None]:
 
 def _tells(error: BaseException, store: dist.Store) -> bool:
     """Whether it is this process that tells the user: the first to fail, as the others fail of that."""
-    if isinstance(error, ProcessFailedError):
+    if isinstance(error, (ProcessFailedError, ElsewhereError)):
         return False
     known = isinstance(error, (InputError, OutputError, NumericsError, ProcessEndedError, KeyboardInterrupt))
     try:

@@ -26,6 +26,10 @@ class OutputError(Exception):
     """A result cannot be written: the disk is full, gone or read-only. Exit code 1."""
 
 
+class ElsewhereError(OutputError):
+    """Another process of this run cannot write a result and tells why."""
+
+
 class NumericsError(RuntimeError):
     """A loss or gradient stopped being finite; raised before that network's weights are touched."""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from igll.cli import exit_with
+
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 ENTRIES = ("train", "evaluate", "infer", "demo")
 
@@ -100,3 +102,15 @@ def test_the_module_takes_the_commands_by_name():
         assert done.stderr == "usage: python -m igll.cli {train,evaluate,infer,demo} ...\n"
     done = module("evaluate", "compare", "--help")
     assert done.returncode == 0 and "usage: igll-eval compare" in done.stdout
+
+
+def test_a_loader_process_that_was_killed_is_told_in_one_line(capsys):
+    def work() -> int:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with pytest.raises(SystemExit) as end:
+        exit_with(work)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(
+        "error: DataLoader worker (pid 7) is killed by signal: Killed, "
+    )

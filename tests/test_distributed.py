@@ -66,3 +66,11 @@ def test_every_process_takes_the_gpu_of_its_number(four, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="this machine has 2 GPUs, and process 3 found none left"):
         choose_device("auto")
+
+
+def test_an_environment_that_does_not_say_where_to_meet_is_refused(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match=r"WORLD_SIZE=2 .*MASTER_ADDR.* torchrun"), distributed.joined():
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from contextlib import suppress
@@ -15,11 +16,13 @@ from igll.distributed import is_writer, largest
 from igll.engine.checkpoint import DamagedCheckpointError
 from igll.engine.log import say, warn
 from igll.engine.state import TrainState
-from igll.errors import InputError, OutputError
+from igll.errors import ElsewhereError, InputError, OutputError
 from igll.storage import locked
 
 _KEPT = re.compile(r"step_(\d{7,})\.pt")
-_TEMPORARY = re.compile(r"\.(last|previous|best|step_\d+|metrics|config)\.\d+\.(pt|png|jsonl|yaml)")
+_TEMPORARY = re.compile(
+    r"\.(last|previous|best|step_\d+|metrics|config|unusable_images)\.\d+\.(pt|png|jsonl|yaml|txt)"
+)
 
 
 class RunCheckpoints:
@@ -72,7 +75,7 @@ class RunCheckpoints:
         busy = "another process ({holder}) is training there; wait for it, or choose another --out"
         lock = locked(self.out / ".lock", f"{self.out}: {busy}")
         self._refuse_another_run()
-        for folder in (self.out, self.folder, self.out / "sheets"):
+        for folder in (self.out, self.folder, self.out / "sheets", self.out / "failures"):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if _TEMPORARY.fullmatch(path.name):
                     with suppress(OSError):
@@ -123,7 +126,7 @@ class RunCheckpoints:
             error = self._save_last(state)
             if error is not None and leaving:
                 rest = f"the last good checkpoint is {self._newest}" if self._newest else "there is none"
-                raise OutputError(f"{error}; {rest}") from error
+                raise type(error)(f"{error}; {rest}") from error
             if error is not None:
                 warn(f"{error}; training goes on, tried again at step {state.step + every}")
         if self._stays(state.step):
@@ -134,7 +137,8 @@ class RunCheckpoints:
         before = state.best
         if not score > before and not largest(not self.best.exists()):
             return
-        state.best = score
+        # Nothing could be scored: any weights are the best, and any score will be better.
+        state.best = -math.inf if math.isnan(score) else score
         error = self._write(state, self.best)
         if error is not None:
             state.best = before
@@ -158,7 +162,7 @@ class RunCheckpoints:
             except OutputError as obstacle:
                 error = obstacle
         if largest(error is not None) and error is None:
-            return OutputError(f"{path}: cannot be written by another process")
+            return ElsewhereError(f"{path}: cannot be written by another process")
         return error
 
     def _stays(self, step: int) -> bool:

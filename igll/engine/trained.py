@@ -10,6 +10,7 @@ from igll.config import Config, build_config
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.restoring import checked_step, load_weights
 from igll.engine.shared_weights import SUFFIX, load_shared_weights
+from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.registry import build_generator
 
@@ -30,12 +31,17 @@ def load_generator(
     Raises:
         InputError: As :func:`igll.engine.checkpoint.load_checkpoint` or
             :func:`igll.engine.shared_weights.load_shared_weights`, or if the weights do not fit the
-            configuration in the file.
+            configuration in the file, or it is the record of a failure.
     """
     if Path(path).suffix == SUFFIX:
         generator, config, step = load_shared_weights(path)
         return generator.to(device), config, step
     state = load_checkpoint(path, device)
+    if {"batch", "message"} <= state.keys():
+        raise InputError(
+            f"{path}: the record of a step that was not finite, not a trained network; use the run's "
+            "checkpoints, and scripts/repeat_failure.py to repeat the step"
+        )
     config = build_config(state["config"], source=str(path))
     generator = build_generator(config.model)
     averaged = weights == "ema" and state.get("ema") is not None

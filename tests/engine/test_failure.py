@@ -18,6 +18,7 @@ from igll.engine.objectives import build_objectives
 from igll.engine.state import build_state
 from igll.engine.step import train_step
 from igll.engine.train import train
+from igll.engine.trained import load_generator
 from igll.errors import InputError, NumericsError
 
 CPU = torch.device("cpu")
@@ -159,3 +160,12 @@ def test_a_run_that_fails_leaves_the_record_that_repeats_it(small, tmp_path: Pat
     found = repeat_failure(run / "failures" / "step_0000004.pt")
     assert found.recorded.startswith("step 4: 'generator/") and found.again[0] in found.recorded
     assert len(found.weights) == 1 and found.weights[0].startswith("generator.")
+
+
+def test_a_record_is_no_trained_network(failed):
+    def damage(state, batch) -> None:
+        batch.target_BCHW[1, 0, 3, 4] = math.nan
+
+    path, _ = failed(damage, losses={"adversarial": 0})
+    with pytest.raises(InputError, match="record of a step that was not finite"):
+        load_generator(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -13,10 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from igll import distributed
+from igll.engine import run_checkpoints
 from igll.engine import train as engine
 from igll.engine.checkpoint import load_checkpoint
+from igll.engine.run_checkpoints import RunCheckpoints
+from igll.engine.state import build_state
 from igll.engine.train import train
-from igll.errors import InputError, OutputError
+from igll.engine.validate import Validation
+from igll.errors import ElsewhereError, InputError, OutputError
 from igll.storage import locked
 from tests.engine.run_files import differing, last_of
 
@@ -161,11 +167,13 @@ def test_checkpoints_of_the_first_format_are_resumed(run, short):
 
 
 def test_what_a_killed_process_left_half_written_goes(run, short):
-    (run / "sheets").mkdir(exist_ok=True)
+    for name in ("sheets", "failures"):
+        (run / name).mkdir(exist_ok=True)
     stale = [
         run / "checkpoints" / ".last.123.pt", run / "checkpoints" / ".step_0000004.9.pt",
         run / "checkpoints" / ".best.77.pt", run / ".metrics.5.jsonl", run / ".config.5.yaml",
-        run / "sheets" / ".step_0000004.5.png",
+        run / "sheets" / ".step_0000004.5.png", run / "failures" / ".step_0000005.5.pt",
+        run / ".unusable_images.5.txt",
     ]  # fmt: skip
     others = [run / "checkpoints" / ".notes.5.txt", run / ".last.pt", run / "mine.last.5.pt"]
     for path in stale + others:
@@ -239,3 +247,21 @@ def test_the_random_numbers_of_a_gpu_are_brought_back(small, tmp_path: Path):
     torch.cuda.manual_seed(6)
     state.load(tmp_path / "last.pt", config, device)
     assert torch.equal(torch.rand(3, device=device), expected)
+
+
+def test_a_score_that_is_no_number_keeps_nobody_from_going_on(run, short, tmp_path, monkeypatch):
+    for score, best in ((float("nan"), -math.inf), (7.0, 7.0)):
+        monkeypatch.setattr(Validation, "scores", lambda *_, score=score: {"psnr_hole": score, "psnr": score})
+        train(short(max_steps=2 if math.isnan(score) else 4), tmp_path / "other", resume=True)
+        assert last_of(tmp_path / "other")["best"] == best
+    assert load_checkpoint(tmp_path / "other" / "checkpoints" / "best.pt")["best"] == 7.0
+
+
+def test_of_several_processes_the_one_that_cannot_write_tells(small, tmp_path: Path, monkeypatch):
+    checkpoints, state = RunCheckpoints(tmp_path, small(), False), build_state(small(), torch.device("cpu"))
+    monkeypatch.setattr(run_checkpoints, "is_writer", lambda: False)
+    monkeypatch.setattr(run_checkpoints, "largest", lambda _: 1)
+    with pytest.raises(ElsewhereError) as raised:
+        checkpoints.save(state, leaving=True)
+    assert not distributed._tells(raised.value, torch.distributed.HashStore())
+    assert distributed._tells(OutputError("full"), torch.distributed.HashStore())
