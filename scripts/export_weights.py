@@ -27,11 +27,12 @@ def main() -> int:
     notes = {}
     for note in options.note:
         name, equals, text = note.partition("=")
-        if not equals or name in ("format", "config", "step"):
+        if not equals or name in ("format", "config", "step", "weights"):
             raise InputError(f"--note '{note}': write NAME=TEXT, with a name of your own")
         notes[name] = text
     generator, config, step = load_generator(options.checkpoint, options.weights)
-    save_shared_weights(options.out, generator, config, step, options.precision, notes)
+    averaged = options.weights == "ema" and config.train.ema_decay > 0
+    save_shared_weights(options.out, generator, config, step, options.precision, averaged, notes)
     content = options.out.read_bytes()
     print(f"{options.out}: step {step}, {len(content) / 1e6:.2f} MB, {options.precision}")
     print(f"sha256 {hashlib.sha256(content).hexdigest()}")

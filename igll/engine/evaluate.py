@@ -22,7 +22,7 @@ from igll.distributed import gather, gather_rows, is_writer
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
-from igll.engine.trained import load_generator
+from igll.engine.trained import load_generator, weights_used
 from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error
@@ -137,13 +137,13 @@ def _origin(
     config: Config, checkpoint: str | None, network: tuple[InpaintingNetwork, Config, int] | None
 ) -> dict[str, Any]:
     """Which network was measured; all None without one."""
-    if network is None:
+    if network is None or checkpoint is None:
         return {"checkpoint": None, "step": None, "weights": None, "structure_prior": None}
     _, trained, step = network
     return {
         "checkpoint": str(checkpoint),
         "step": step,
-        "weights": config.eval.weights if trained.train.ema_decay else "raw",
+        "weights": weights_used(checkpoint, config.eval.weights, trained),
         "structure_prior": trained.model.structure_prior,
     }
 

@@ -188,4 +188,4 @@ class RunCheckpoints:
 
     def _there(self) -> list[Path]:
         """All that are there, in the order in which a run would go on from them."""
-        return [path for path in (self.last, self.previous, *self._kept(), self.best) if path.exists()]
+        return [path for path in (self.last, self.previous, *self._kept(), self.best) if path.is_file()]

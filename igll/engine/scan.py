@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL.Image import Image
@@ -209,7 +209,7 @@ class TolerantValidation(Validation):
         config: Batch size.
         device: Where to fill.
         listing: Gets the images that are left out.
-        bar: Its count is the step.
+        finished_steps: Says how many steps are finished.
     """
 
     def __init__(
@@ -218,10 +218,10 @@ class TolerantValidation(Validation):
         config: Config,
         device: torch.device,
         listing: UnusableList,
-        bar: tqdm[Any],
+        finished_steps: Callable[[], int],
     ) -> None:
         super().__init__(dataset, config, device)
-        self.listing, self.bar = listing, bar
+        self.listing, self.finished_steps = listing, finished_steps
 
     def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
         """As :meth:`Validation.scores`, of the images that are left."""
@@ -237,7 +237,7 @@ class TolerantValidation(Validation):
                 return work()
             except (InputError, ProcessFailedError):
                 found = find_unusable(self.dataset, "validation images", self.dataset.__getitem__)
-                self.listing.add(found.values(), f"step {self.bar.n}")
+                self.listing.add(found.values(), f"step {self.finished_steps()}")
                 leave_out(self.dataset, found)
                 for image in found.values():
                     warn(
@@ -252,9 +252,9 @@ def open_validation(
     dataset: InpaintingDataset,
     device: torch.device,
     listing: UnusableList,
-    bar: tqdm[Any],
+    finished_steps: Callable[[], int],
 ) -> Validation:
     """Validation as strict as ``data.on_error`` asks for; arguments as of :class:`TolerantValidation`."""
     if config.data.on_error == "error":
         return Validation(dataset, config, device)
-    return TolerantValidation(dataset, config, device, listing, bar)
+    return TolerantValidation(dataset, config, device, listing, finished_steps)

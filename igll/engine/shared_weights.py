@@ -36,6 +36,7 @@ def save_shared_weights(
     config: Config,
     step: int,
     precision: str = "float16",
+    averaged: bool = True,
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a generator's weights with the configuration it was trained with, paths left out.
@@ -47,6 +48,7 @@ def save_shared_weights(
         step: Steps it was trained for.
         precision: How weights are kept: ``float32``, ``float16`` or ``bfloat16``. They are read back as
             float32.
+        averaged: Whether these are a run's averaged weights.
         notes: Further metadata, such as data and licence; names of your own.
 
     Raises:
@@ -68,6 +70,7 @@ def save_shared_weights(
     for section, keys in _PATHS.items():
         values[section] |= dict.fromkeys(keys)
     metadata = {**(notes or {}), "format": _FORMAT, "config": json.dumps(values), "step": str(step)}
+    metadata["weights"] = "ema" if averaged else "raw"
     with replacing(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata)
 

@@ -113,7 +113,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     collapse = CollapseWatch()
     log = open_log(out, state.step, collapse.see)
     with lock, log, _progress(state.step, last_step) as bar, naming_checkpoint(checkpoints.last):
-        validation = open_validation(config, testing, device, unusable, bar)
+        validation = open_validation(config, testing, device, unusable, lambda: state.step)
         records = Records(config, checkpoints, log, collapse, validation, bar)
         with deterministic(config.train.deterministic):
             return _take_steps(run, records, ReplacementRecord(unusable, log))
@@ -137,7 +137,7 @@ def _take_steps(run: Run, records: Records, replacements: ReplacementRecord) -> 
                 # Checkpoint; leave if asked to, all processes after the same step.
                 code = largest(stop.exit_code or 0)
                 records.save(state, leaving=finished or code > 0)
-                if code:
+                if code and not finished:
                     last = records.checkpoints.last
                     say(f"stopped at step {state.step}, saved {last}; go on with --resume")
                     return code

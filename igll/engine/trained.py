@@ -9,10 +9,23 @@ import torch
 from igll.config import Config, build_config
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.restoring import checked_step, load_weights
-from igll.engine.shared_weights import SUFFIX, load_shared_weights
+from igll.engine.shared_weights import SUFFIX, load_shared_weights, read_notes
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.registry import build_generator
+
+
+def weights_used(path: str | Path, asked: str, trained: Config) -> str:
+    """Which weights :func:`load_generator` gives: ``"ema"`` or ``"raw"``.
+
+    Args:
+        path: As there.
+        asked: What was asked for; shared weights hold one kind alone.
+        trained: The configuration in the file.
+    """
+    if Path(path).suffix == SUFFIX:
+        return read_notes(path).get("weights", "ema")
+    return asked if trained.train.ema_decay else "raw"
 
 
 def load_generator(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from igll.engine.shared_weights import load_shared_weights, read_notes, save_shared_weights
 from igll.engine.state import build_state
-from igll.engine.trained import load_generator
+from igll.engine.trained import load_generator, weights_used
 from igll.errors import InputError
 from igll.registry import build_generator
 
@@ -45,7 +45,7 @@ def test_weights_come_back_to_the_precision_they_are_kept_in(shared_file, precis
         found = again.state_dict()[name]
         assert found.dtype == torch.float32
         assert torch.all((found - value).abs() <= relative * value.abs() + 2**-25)
-    assert read_notes(path) == {"licence": "MIT", "format": "igll-weights 1", "step": "12"}
+    assert read_notes(path) == {"licence": "MIT", "format": "igll-weights 1", "step": "12", "weights": "ema"}
 
 
 def test_every_reader_of_checkpoints_reads_them(shared_file):
@@ -146,4 +146,8 @@ def test_the_script_exports_the_average(small, tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sha256 " in done.stdout and read_notes(out)["data"] == "noise"
+    assert (
+        weights_used(out, "raw", config) == "ema"
+        and weights_used(tmp_path / "last.pt", "raw", config) == "raw"
+    )
     assert next(load_shared_weights(out)[0].parameters()).abs().sum() > 0
