@@ -88,7 +88,7 @@ def test_one_value_replaced_and_the_digest_right(saved, tmp_path: Path):
     other = tmp_path / "other.pt"
     state = build_state(config, CPU)
 
-    @examples(60)
+    @examples(30)
     @given(way=st.sampled_from(places), junk=st.one_of(JUNK, st.just(...)))
     @example(way=("random_state",), junk=b"\0" * 5056)
     @example(way=("generator_optimizer", "param_groups"), junk=[])

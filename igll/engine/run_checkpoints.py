@@ -121,6 +121,9 @@ class RunCheckpoints:
             OutputError: The run ends here and could not be saved; says which checkpoint is the last good one.
             NumericsError: A step since the last look was not finite.
         """
+        # First what stays: a run that dies in between goes on from before it, and comes here again.
+        if self._stays(state.step):
+            self._keep(state)
         every = self.config.train.checkpoint_every
         if leaving or state.step % every == 0:
             error = self._save_last(state)
@@ -129,8 +132,6 @@ class RunCheckpoints:
                 raise type(error)(f"{error}; {rest}") from error
             if error is not None:
                 warn(f"{error}; training goes on, tried again at step {state.step + every}")
-        if self._stays(state.step):
-            self._keep(state)
 
     def save_best(self, state: TrainState, score: float) -> None:
         """Keep the weights if they score better than all before; tried again next time if it fails."""

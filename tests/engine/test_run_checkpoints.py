@@ -265,3 +265,24 @@ def test_of_several_processes_the_one_that_cannot_write_tells(small, tmp_path: P
         checkpoints.save(state, leaving=True)
     assert not distributed._tells(raised.value, torch.distributed.HashStore())
     assert distributed._tells(OutputError("full"), torch.distributed.HashStore())
+
+
+def test_one_that_stays_is_there_though_the_run_died_while_saving_the_same_step(
+    short, tmp_path: Path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    save = RunCheckpoints._save_last
+
+    def dies_after_step_two(self, state):
+        save(self, state)
+        if state.step == 2:
+            raise Killed
+
+    monkeypatch.setattr(RunCheckpoints, "_save_last", dies_after_step_two)
+    with pytest.raises(Killed):
+        train(short(keep_every=2), tmp_path / "run")
+    monkeypatch.undo()
+    train(short(keep_every=2), tmp_path / "run", resume=True)
+    assert {"step_0000002.pt": 2, "step_0000004.pt": 4}.items() <= steps(tmp_path / "run").items()
