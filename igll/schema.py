@@ -264,6 +264,7 @@ class TrainConfig(Section):
     clip_gradient: Weight = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     amp: bool = True
+    amp_cpu: bool = False
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     deterministic: bool = False
     log_every: Positive = 20

@@ -18,6 +18,7 @@ from igll.data.datasets import InpaintingDataset
 from igll.engine.batches import open_data, training_batches
 from igll.engine.bench_step_roof import StepRoof, record_step
 from igll.engine.bench_timing import MEASURED, SKIPPED, Row, clock, is_out_of_memory
+from igll.engine.devices import mixed_precision
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.objectives import Batch, Objectives, build_objectives
 from igll.engine.state import TrainState, build_state, judges_edges
@@ -56,9 +57,7 @@ class _Bench:
         self.single = {
             name: self._objectives(name) for name, weight in self.objectives.weights.items() if weight
         }
-        self.autocast = torch.autocast(
-            "cuda", torch.bfloat16, enabled=config.train.amp and device.type == "cuda"
-        )
+        self.autocast = mixed_precision(config.train, device)
 
     def _objectives(self, only: str | None = None) -> Objectives:
         """All losses, or one generator term alone, which then computes nothing of the others."""

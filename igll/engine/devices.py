@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from igll import distributed
+from igll.config import TrainConfig
 from igll.errors import InputError
 from igll.launch import launch
 
@@ -33,6 +34,12 @@ def choose_device(name: str) -> torch.device:
             f"device: '{name}' was asked for, but there are {torch.cuda.device_count()}; count from 0"
         )
     return device
+
+
+def mixed_precision(train: TrainConfig, device: torch.device) -> torch.autocast:
+    """The context in which a network runs in training: bf16 autocast, if it is wanted on this device."""
+    wanted = train.amp if device.type == "cuda" else train.amp_cpu
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from igll.config import Config, TrainConfig
 from igll.distributed import average_gradients, average_terms
+from igll.engine.devices import mixed_precision
 from igll.engine.objectives import Batch, Objectives, Terms
 from igll.engine.state import TrainState, judges_edges
 from igll.models import InpaintingNetwork
@@ -45,7 +46,7 @@ def train_step(
             is left out there and then, as are all later ones, and :meth:`TrainState.settle` raises.
     """
     rate = learning_rate(config.train, state.step, total_steps(config.train, len(training)))
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=config.train.amp and batch.image_BCHW.is_cuda)
+    autocast = mixed_precision(config.train, batch.image_BCHW.device)
     given_edge = batch.edge_B1HW if state.generator.structure_prior in ("oracle", "reference") else None
     with autocast:
         output = state.generator.fill(batch.image_BCHW, batch.mask_B1HW, given_edge, batch.layout)

@@ -180,9 +180,8 @@ def _orthonormal(columns_NKw: Tensor) -> Tensor:
     gram_Nww = scale_Nw[:, :, None] * gram_Nww * scale_Nw[:, None]
     gram_Nww.diagonal(dim1=1, dim2=2).add_(_SHIFT)
     lower_Nww = torch.linalg.cholesky_ex(gram_Nww).L
-    return torch.linalg.solve_triangular(
-        lower_Nww.mT, columns_NKw * scale_Nw[:, None], upper=True, left=False
-    )
+    # From the left: on CPUs several times faster than the same from the right.
+    return torch.linalg.solve_triangular(lower_Nww, (columns_NKw * scale_Nw[:, None]).mT, upper=False).mT
 
 
 @torch.no_grad()

@@ -50,15 +50,15 @@ class EnlargingConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, out_channels, 2 · H, 2 · W), channels last in memory."""
-        height, width = input.shape[-2:]
         kernel = torch.cat([both for rows in _on_pairs(self.weight, 2) for both in _on_pairs(rows, 3)])
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         bias = None if self.bias is None else self.bias.repeat(4)
         phase_BHWPQO = F.conv2d(input, kernel, bias, padding=1).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
         # Even pixels start at the first of the H + 1 rows (and columns), odd ones at the second.
-        shifted = phase_BHWPQO.unfold(1, height, 1).unfold(2, width, 1)
-        of_pixel_BOHWPQ = shifted.diagonal(0, 1, 3).diagonal(0, 1, 2)
-        enlarged_BHPWQO = of_pixel_BOHWPQ.permute(0, 2, 4, 3, 5, 1)
+        even, odd = phase_BHWPQO.unbind(3)
+        rows_BHPWQO = torch.stack([even[:, :-1], odd[:, 1:]], 2)
+        even, odd = rows_BHPWQO.unbind(4)
+        enlarged_BHPWQO = torch.stack([even[..., :-1, :], odd[..., 1:, :]], 4)
         return enlarged_BHPWQO.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 

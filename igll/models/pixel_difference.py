@@ -116,6 +116,13 @@ class PixelDifferenceConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve features of shape (B, in_channels, H, W)."""
+        if self.groups > 1 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # There a depthwise kernel's gradient comes out wrong in bf16, even infinite (oneDNN, torch 2.13).
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(input.to(self.weight.dtype))
+        return self._convolve(input)
+
+    def _convolve(self, input: Tensor) -> Tensor:
         return F.conv2d(
             input, self.plain_kernel(), self.bias, self.stride, self.padding, self.dilation, self.groups
         )
