@@ -49,8 +49,8 @@ class Section(BaseModel):
 
 # Settings that only IGLL's own generator has.
 _IGLL_ONLY = (
-    "structure_prior", "prefill", "residual", "heads", "position", "position_grid", "select", "gam", "ffsm",
-    "score_scale",
+    "structure_prior", "prefill", "residual", "skips", "heads", "position", "position_grid", "select", "gam",
+    "ffsm", "score_scale",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class ModelConfig(Section):
     structure_prior: Literal["oracle", "learned", "reference", "none"] = "oracle"
     prefill: Literal["none", "mean", "pyramid", "harmonic"] = "none"
     residual: bool = False
+    skips: bool = False
     heads: Annotated[int, Field(ge=1, le=16)] = 1
     position: bool = True
     position_grid: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -204,6 +205,7 @@ class LossConfig(Section):
 
     local: Weight = 1.0
     pixel: Weight = 1.0
+    log_error: Weight = 0.0
     staged: Weight = 0.0
     whole: Weight = 0.0
     whole_per_hole: bool = False

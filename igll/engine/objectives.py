@@ -19,6 +19,7 @@ from igll.losses import (
     GeometricAlignmentLoss,
     LeastSquaresLoss,
     LocalL1Loss,
+    LogErrorLoss,
     NonSaturatingLoss,
     PerceptualLoss,
     RelativisticAverageLoss,
@@ -109,6 +110,7 @@ class Objectives(nn.Module):
         self.config = config
         self.learned_edges = learned_edges
         self.local = LocalL1Loss()
+        self.log_error = LogErrorLoss()
         self.singular_values = SingularValueLoss(config.svd_leading, config.svd_patch, config.svd_normalise)
         self.edge = EdgeCompletionLoss()
         self.staged = StagedL1Loss()
@@ -156,8 +158,8 @@ class Objectives(nn.Module):
     def weights(self) -> dict[str, float]:
         """Weight of each generator term."""
         names = (
-            "local", "pixel", "staged", "whole", "perceptual", "style", "adversarial", "svd", "edge",
-            "self_guided", "alignment", "feature_matching",
+            "local", "pixel", "log_error", "staged", "whole", "perceptual", "style", "adversarial", "svd",
+            "edge", "self_guided", "alignment", "feature_matching",
         )  # fmt: skip
         return {name: getattr(self.config, name) for name in names}
 
@@ -208,6 +210,9 @@ class Objectives(nn.Module):
             terms["local"] = self.local(result, target, mask)
         if weights["pixel"]:
             terms["pixel"] = self.local(output.pixel_BCHW.float(), target, mask)
+        if weights["log_error"]:
+            stages = (output.pixel_BCHW, result)
+            terms["log_error"] = sum(self.log_error(stage, target, mask) for stage in stages) / len(stages)
         if weights["staged"]:
             terms["staged"] = self.staged(output.predictions, target, mask)
         if weights["whole"]:

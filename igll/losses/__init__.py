@@ -9,7 +9,7 @@ from igll.losses.adversarial import (
 from igll.losses.edges import EdgeCompletionLoss
 from igll.losses.features import VGGFeatures
 from igll.losses.perceptual import PerceptualLoss, StyleLoss
-from igll.losses.pixel import LocalL1Loss, StagedL1Loss, WholeL1Loss
+from igll.losses.pixel import LocalL1Loss, LogErrorLoss, StagedL1Loss, WholeL1Loss
 from igll.losses.released import FeatureMatchingLoss, GeometricAlignmentLoss, SelfGuidedRegressionLoss
 from igll.losses.singular_values import SingularValueLoss, leading_singular_values
 from igll.losses.wasserstein import WassersteinGradientPenaltyLoss
@@ -21,6 +21,7 @@ __all__ = [
     "GeometricAlignmentLoss",
     "LeastSquaresLoss",
     "LocalL1Loss",
+    "LogErrorLoss",
     "NonSaturatingLoss",
     "PerceptualLoss",
     "RelativisticAverageLoss",

@@ -34,6 +34,36 @@ class LocalL1Loss(nn.Module):
         return difference_BCHW.sum() / values.clamp(min=1e-3)
 
 
+class LogErrorLoss(nn.Module):
+    r"""Logarithm of every image's squared error in its hole: the hole's PSNR as a loss. Not the paper's.
+
+    .. math:: L_{log} = \mathbb E_b \ln\left(1 + \frac{1}{\epsilon}
+        \frac{\sum_{c,p} M_{bp}\,(\hat I_{bcp} - I_{bcp})^2}{C \sum_p M_{bp}}\right)
+
+    Smooth images, on which a membrane is nearly right, count as much as rough ones. The addend keeps images
+    that are filled to within a few grey levels from counting without end.
+    """
+
+    ADDEND = 1e-3  # of pixels in [-1, 1]: four of 255 grey levels, squared
+
+    def forward(self, prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Compare inside the hole.
+
+        Args:
+            prediction_BCHW: Filled images in [-1, 1].
+            target_BCHW: Complete images in [-1, 1].
+            mask_B1HW: 1 = missing.
+
+        Returns:
+            Scalar, float32, ≥ 0; an image without a hole counts as 0.
+        """
+        mask_B1HW = mask_B1HW.float()
+        square_BCHW = (prediction_BCHW.float() - target_BCHW.float()).square() * mask_B1HW
+        values_B = mask_B1HW.sum((1, 2, 3)) * prediction_BCHW.shape[1]
+        error_B = square_BCHW.sum((1, 2, 3)) / values_B.clamp(min=1.0)
+        return (error_B / self.ADDEND).log1p().mean()
+
+
 class StagedL1Loss(nn.Module):
     r"""HiFill's reconstruction: every stage, hole and known pixels each by themselves (arXiv 2005.09704).
 

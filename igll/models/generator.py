@@ -5,82 +5,26 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from igll.models.attention import GlobalAttention
 from igll.models.edges import LearnedEdges
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
-    STRIDE,
     WINDOW_MARGIN,
-    AttentionBranch,
-    Decoder,
-    FeatureBranch,
     composite,
     hole_on_grid,
-    in_window,
-    initialise_convolutions,
     pad_to_stride,
     prefill_harmonic,
     prefill_mean,
     prefill_pyramid,
 )
+from igll.models.reconstruction import ReconstructionNet, SkippingNet
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.vanilla import VanillaAttention
 
 Prefill = Literal["none", "mean", "pyramid", "harmonic"]
-
-
-class ReconstructionNet(nn.Module):
-    """Two encoder branches and a decoder; PIRN and PERN differ in the attention module alone.
-
-    Args:
-        in_channels: Image + edge (if any) + mask channels.
-        out_channels: Image channels.
-        width: Base width c.
-        attention: GAM, FFSM or vanilla attention on 4 × width channels.
-        residual: Predict a correction to the input image instead of the image; the last convolution
-            then starts at zero, so that training starts from the input.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, width: int, attention: nn.Module, residual: bool
-    ) -> None:
-        super().__init__()
-        self.feature_branch = FeatureBranch(in_channels, width)
-        self.attention_branch = AttentionBranch(in_channels, width, attention)
-        self.decoder = Decoder(width, out_channels)
-        self.residual = residual
-        initialise_convolutions(self)
-        last = self.decoder[-1]
-        assert isinstance(last, nn.Conv2d)  # noqa: S101  (narrows for the type checker)
-        with torch.no_grad():
-            # Start at the input, or near mid-range: far out, the clamp lets no gradient through.
-            last.weight.mul_(0.0 if residual else 0.1)
-
-    def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, layout: HoleLayout) -> Tensor:
-        """Return the prediction_BCHW in [-1, 1] for the layout's window; around it, the input.
-
-        Args:
-            image_BCHW: Image whose hole holds the net's starting point.
-            prior_BCHW: Edge (if any) and mask channels.
-            layout: Where the hole is on the feature grid.
-        """
-        input_BCHW = torch.cat([image_BCHW, prior_BCHW.to(image_BCHW.dtype)], 1)
-        input_BCHW = input_BCHW.contiguous(memory_format=torch.channels_last)
-        features = [
-            in_window(self.feature_branch(input_BCHW), layout),
-            self.attention_branch(input_BCHW, layout),
-        ]
-        output_BCHW = self.decoder(torch.cat(features, 1)).to(image_BCHW.dtype)
-        window = layout.window
-        if self.residual:
-            output_BCHW = output_BCHW + (
-                image_BCHW if window is None else window.crop_pixels(image_BCHW, STRIDE)
-            )
-        output_BCHW = output_BCHW.clamp(-1.0, 1.0)
-        return output_BCHW if window is None else window.put_pixels(image_BCHW, output_BCHW, STRIDE)
 
 
 class Generator(InpaintingNetwork):
@@ -94,6 +38,7 @@ class Generator(InpaintingNetwork):
         prefill: What stands in the hole at the input: ``none`` (zeros), ``mean``, ``pyramid`` or
             ``harmonic``.
         residual: Both nets predict a correction to their input.
+        skips: Skip connections, which the paper has not; see :class:`SkippingNet`.
         heads: Attention heads of GAM and FFSM.
         position: Learned positions in GAM and FFSM.
         position_grid: Side of the grid on which positions are learned.
@@ -110,6 +55,7 @@ class Generator(InpaintingNetwork):
         structure_prior: StructurePrior = "oracle",
         prefill: Prefill = "none",
         residual: bool = False,
+        skips: bool = False,
         heads: int = 1,
         position: bool = True,
         position_grid: int = 64,
@@ -129,8 +75,9 @@ class Generator(InpaintingNetwork):
             else FlexibleFeatureSimilarity(*attention, select, score_scale)
         )
         self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
-        self.pirn = ReconstructionNet(in_channels, image_channels, width, first, residual)
-        self.pern = ReconstructionNet(in_channels, image_channels, width, second, residual)
+        net = SkippingNet if skips else ReconstructionNet
+        self.pirn = net(in_channels, image_channels, width, first, residual)
+        self.pern = net(in_channels, image_channels, width, second, residual)
         # Tokens are then rows of memory, and convolutions faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

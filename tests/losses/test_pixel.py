@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 
-from igll.losses import LocalL1Loss, StagedL1Loss, WholeL1Loss
+from igll.losses import LocalL1Loss, LogErrorLoss, StagedL1Loss, WholeL1Loss
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -113,3 +114,29 @@ def test_whole_frame_sums_half_precision_in_float32(per_hole: bool) -> None:
     prediction = torch.ones(1, 1, 300, 300, dtype=torch.float16)
     loss = WholeL1Loss(per_hole)(prediction, torch.zeros_like(prediction), torch.ones_like(prediction))
     assert loss.dtype == torch.float32 and loss.item() == 1
+
+
+def test_log_error_is_the_mean_psnr_of_the_holes() -> None:
+    prediction, target, mask = _batch()
+    decibels = []
+    for one, other, hole in zip(prediction.double(), target.double(), mask.bool(), strict=True):
+        inside = hole.expand_as(one)
+        values = other[inside].numpy(), one[inside].numpy()
+        decibels.append(peak_signal_noise_ratio(*values, data_range=2.0))
+    # PSNR = 10 log10(4 / error)
+    expected = np.mean([np.log1p(4 / 10 ** (value / 10) / LogErrorLoss.ADDEND) for value in decibels])
+    assert LogErrorLoss()(prediction, target, mask).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_log_error_of_a_perfect_or_absent_hole_is_zero_with_a_finite_gradient() -> None:
+    prediction, target, mask = _batch()
+    mask[1] = 0
+    prediction[0] = target[0]
+    prediction.requires_grad_()
+    alone = LogErrorLoss()(prediction[2:], target[2:], mask[2:])
+    loss = LogErrorLoss()(prediction, target, mask)
+    loss.backward()
+    assert loss.item() == pytest.approx(alone.item() / 3, rel=1e-6)
+    assert torch.equal(prediction.grad[:2], torch.zeros_like(prediction[:2]))
+    assert prediction.grad[2].isfinite().all()
+    assert prediction.grad[2].abs().max() > 0
