@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -51,7 +52,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self) -> bytes | None:
         ASKED.append(f"{self.command} {self.path}")
-        owner, name, _, revision, file = self.path[1:].split("/", 4)
+        owner, name, _, revision, file = (self.path[1:].split("/", 4) + [""] * 4)[:5]
         revisions = REPOS.get(f"{owner}/{name}")
         commits = {commit: (commit, files) for commit, files in (revisions or {}).values()}
         commit, files = {**(revisions or {}), **commits}.get(revision, ("", {}))
@@ -78,7 +79,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     ASKED.clear()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -90,13 +91,18 @@ def hub(endpoint: str, tmp_path: Path, monkeypatch) -> Path:
     """The client asks the server on this machine, and keeps files in the folder that is given."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    ask_at(endpoint, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return tmp_path / "cache"
+
+
+def ask_at(endpoint: str, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    url = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
 
 
 def test_a_repo_is_loaded_and_nothing_but_safetensors_is_fetched(hub: Path):
@@ -108,7 +114,8 @@ def test_a_repo_is_loaded_and_nothing_but_safetensors_is_fetched(hub: Path):
     ):
         found = model.generator.state_dict()
         assert all(torch.equal(found[name], value) for name, value in ours.items())
-    assert {path.rsplit("/", 1)[-1] for path in ASKED} == {"model.safetensors"}
+    files = {path for path in ASKED if "owner" in path}
+    assert files and all(path.endswith("/model.safetensors") for path in files)
     kept = {path.parent.name for path in hub.rglob("snapshots/*/*")}
     assert kept == {FIRST, SECOND}
 
@@ -144,12 +151,13 @@ def test_without_a_network_the_cache_serves_and_else_it_is_said(hub: Path, monke
     from huggingface_hub import constants
 
     igll.load("owner/name", "cpu")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    ASKED.clear()
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    ask_at(nowhere, monkeypatch)
     assert igll.load("owner/name", "cpu").training.step > 0
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else the client tries again for half a minute
     with pytest.raises(InputError, match=r"owner/other: .* the Hugging Face hub cannot be reached"):
         igll.load("owner/other")
-    assert ASKED == []
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
