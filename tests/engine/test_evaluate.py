@@ -27,6 +27,7 @@ from igll.engine.train import train
 from igll.engine.trained import load_generator
 from igll.engine.validate import fill_sample
 from igll.errors import InputError
+from igll.weights import BEST, SHIPPED
 
 
 @pytest.fixture
@@ -225,6 +226,13 @@ def test_the_weights_that_were_measured_are_named(small, tmp_path: Path):
         train(small(train={"max_steps": 1, "ema_decay": decay}), run)
         result = evaluate(small(), str(run / "checkpoints" / "last.pt"), run / "eval")
         assert result["weights"] == name
+
+
+def test_shipped_weights_are_measured_by_name_and_recorded_with_their_content(small, tmp_path: Path):
+    settings = small(eval={"metrics": ["psnr_hole"], "pictures": 0}, data={"test_limit": 1})
+    result = evaluate(settings, BEST, tmp_path / "eval")
+    assert (result["checkpoint"], result["checkpoint_sha256"]) == (BEST, SHIPPED[BEST].sha256)
+    assert result["weights"] == "ema" and result["methods"]["IGLL"]["psnr_hole"] > 0
 
 
 def test_reference_without_references_is_labelled_as_oracle(small, run, tmp_path: Path):
