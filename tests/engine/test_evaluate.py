@@ -27,6 +27,7 @@ from igll.engine.train import train
 from igll.engine.trained import load_generator
 from igll.engine.validate import fill_sample
 from igll.errors import InputError
+from igll.weights import BEST, SHIPPED
 
 
 @pytest.fixture
@@ -227,6 +228,13 @@ def test_the_weights_that_were_measured_are_named(small, tmp_path: Path):
         assert result["weights"] == name
 
 
+def test_shipped_weights_are_measured_by_name_and_recorded_with_their_content(small, tmp_path: Path):
+    settings = small(eval={"metrics": ["psnr_hole"], "pictures": 0}, data={"test_limit": 1})
+    result = evaluate(settings, BEST, tmp_path / "eval")
+    assert (result["checkpoint"], result["checkpoint_sha256"]) == (BEST, SHIPPED[BEST].sha256)
+    assert result["weights"] == "ema" and result["methods"]["IGLL"]["psnr_hole"] > 0
+
+
 def test_reference_without_references_is_labelled_as_oracle(small, run, tmp_path: Path):
     checkpoint = run(model={"structure_prior": "reference"})
     assert evaluate(small(), checkpoint, tmp_path / "eval")["label"] == "oracle edges"
@@ -289,7 +297,7 @@ def test_methods_alone_need_no_checkpoint(small, tmp_path: Path, capsys):
     config = small(eval={"metrics": ["psnr_hole"]})
     result = evaluate(config, None, tmp_path / "eval", ["harmonic", "nearest", "harmonic"])
     assert list(result["methods"]) == ["mean of known", "harmonic (Laplace)", "nearest pixel"]
-    for key in ("checkpoint", "step", "weights", "structure_prior"):
+    for key in ("checkpoint", "checkpoint_sha256", "step", "weights", "structure_prior"):
         assert result[key] is None
     assert result["label"] == "" and not any(way["oracle_edges"] for way in result["methods"].values())
     read = load_results(tmp_path / "eval")
