@@ -23,7 +23,7 @@ from tests.engine.conftest import QUICKSTART
 from tests.engine.run_files import differing, last_of
 
 CPU = torch.device("cpu")
-SHORT = {"max_steps": 2, "checkpoint_every": 1, "eval_every": 2, "sheet_every": 2, "ema_decay": 0.5}
+SHORT = {"max_steps": 1, "checkpoint_every": 1, "eval_images": 1, "ema_decay": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def source(small, home: Path) -> Path:
-    """A checkpoint of two steps, whose averaged weights are not the raw ones."""
+    """A checkpoint of one step, whose averaged weights are not the raw ones."""
     path = home / "run" / "checkpoints" / "last.pt"
     if not path.exists():
         train(small(train=SHORT, edges={"cache": str(home / "maps")}), home / "run")
@@ -92,13 +92,13 @@ def test_a_resumed_run_needs_the_file_no_more(small, source: Path, home: Path, t
         keys = {**SHORT, "max_steps": steps, "init": str(copied)}
         return small(train=keys, edges={"cache": str(home / "maps")})
 
-    train(tuned(4), tmp_path / "whole")
+    train(tuned(2), tmp_path / "whole")
     # Never begun, a run that may resume still starts from the file.
-    train(tuned(2), tmp_path / "broken", resume=True)
+    train(tuned(1), tmp_path / "broken", resume=True)
     copied.unlink()
-    assert train(tuned(4), tmp_path / "broken", resume=True) == 0
+    assert train(tuned(2), tmp_path / "broken", resume=True) == 0
     whole, broken = last_of(tmp_path / "whole"), last_of(tmp_path / "broken")
-    assert whole["step"] == 4 and differing(whole, broken) == []
+    assert whole["step"] == 2 and differing(whole, broken) == []
 
 
 def test_positions_of_another_grid_are_those_that_the_network_would_have_used(small, source: Path):
