@@ -2,7 +2,7 @@
 
     import igll
 
-    model = igll.load("runs/quickstart/checkpoints/best.pt")
+    model = igll.load()  # weights that ship with igll; or igll.load("runs/quickstart/checkpoints/best.pt")
     filled = model.inpaint(image, mask)  # NumPy, Pillow or torch; mask 1 = missing
 
 Importing the package is cheap: torch is imported by the first use.
@@ -22,21 +22,35 @@ if TYPE_CHECKING:
 __all__ = ["Inpainter", "InputError", "load"]
 
 
-def load(name_or_path: str | Path, device: str = "auto", *, overrides: Sequence[str] = ()) -> Inpainter:
+def load(
+    name_or_path: str | Path | None = None,
+    device: str = "auto",
+    *,
+    revision: str | None = None,
+    sha256: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Inpainter:
     """Load a trained model, ready to fill.
 
     Args:
-        name_or_path: A checkpoint written by igll-train; no weights are shipped by name.
+        name_or_path: None for the best weights that ship with igll, which takes no network; their name, such
+            as ``igll-small``; a checkpoint written by igll-train; a file or folder of shared weights; or a
+            Hugging Face repo, ``OWNER/NAME`` or ``OWNER/NAME@REVISION`` (with the extra ``hub``), of which
+            ``model.safetensors`` is read and nothing else. An existing path wins over a name.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        revision: Of a repo: branch, tag or full commit.
+        sha256: SHA-256 that the file of weights has to have, wherever it comes from; it is refused otherwise.
         overrides: ``eval.weights=raw`` or ``edges.*=value``, such as ``edges.weights=table5_pidinet.pth``
             where the detector's weights lie elsewhere than at training.
 
     Raises:
-        InputError: There is no such checkpoint, it cannot be read, or a setting is wrong.
+        InputError: There are no such weights, they cannot be fetched or read, are not those that ``sha256``
+            names, or a setting is wrong.
     """
     from igll.inpainter import Inpainter
 
-    return Inpainter.from_checkpoint(name_or_path, [*overrides, f"device={device}"])
+    given = [*overrides, f"device={device}"]
+    return Inpainter.from_checkpoint(name_or_path, given, revision=revision, sha256=sha256)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError
 from igll.launch import launch
+from igll.weights import ACCEPTED, BEST
 
 if TYPE_CHECKING:
     from igll.report.paper_tables import PaperTable
@@ -61,7 +62,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         epilog=f"Also: igll-eval {{{','.join(EVAL_COMMANDS)}}} --help",
     )
     parser.add_argument("--config", required=True, help="YAML file that names data, masks and metrics")
-    parser.add_argument("--checkpoint", help="checkpoint written by igll-train; optional with --method")
+    parser.add_argument("--checkpoint", help=f"{ACCEPTED}; optional with --method")
     parser.add_argument(
         "--method",
         action="append",
@@ -224,13 +225,12 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
         description="Serve a page on this machine where the holes of an image are painted and filled.",
     )
     filler = parser.add_mutually_exclusive_group()
-    filler.add_argument("--checkpoint", help="checkpoint written by igll-train")
+    filler.add_argument("--checkpoint", help=f"{ACCEPTED}; default: {BEST}")
     filler.add_argument(
         "--method",
         choices=get_args(ClassicalName),
-        default="harmonic",
         metavar="NAME",
-        help=f"a method without training instead: {', '.join(get_args(ClassicalName))} (default: harmonic)",
+        help=f"a method without training instead: {', '.join(get_args(ClassicalName))}",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from igll.errors import InputError
 from igll.schema import ClassicalName
+from igll.weights import ACCEPTED, BEST
 
 if TYPE_CHECKING:
     from igll.engine.infer import InferRequest
@@ -39,12 +40,12 @@ def infer_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", action="append", default=[], help="the same as IMAGE")
     parser.add_argument("--out", required=True, help="folder for the results; for a single image also a file")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--checkpoint", help="checkpoint written by igll-train")
+    model.add_argument("--checkpoint", help=f"{ACCEPTED}; default: {BEST}")
     model.add_argument(
         "--method",
         choices=(*get_args(ClassicalName), "pasted_reference"),
         metavar="NAME",
-        help=f"instead of a checkpoint, a method without training: {', '.join(get_args(ClassicalName))}; "
+        help=f"instead of a network, a method without training: {', '.join(get_args(ClassicalName))}; "
         "or pasted_reference: what --reference shows, in the scene's colours",
     )
     guide = parser.add_mutually_exclusive_group()

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from igll.config import Config, build_config
+from igll.config import Config
 from igll.engine.devices import choose_device
 from igll.engine.picture_io import INTEGER_FULL, colour_of, with_colour
-from igll.engine.trained import load_generator
+from igll.engine.pretrained import write_pretrained
+from igll.engine.trained import Training, load_generator, training_of, with_overrides
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.models.edges import EdgeDetector, build_edge_detector
@@ -33,34 +35,74 @@ class Inpainter:
     Args:
         generator: In evaluation mode, on the device to compute on.
         config: The configuration it was trained with; ``edges.*`` names the detector for references.
+        training: What else is known of its training, for :meth:`save_pretrained`.
     """
 
-    def __init__(self, generator: InpaintingNetwork, config: Config) -> None:
+    def __init__(
+        self, generator: InpaintingNetwork, config: Config, training: Training | None = None
+    ) -> None:
         self.generator = generator
         self.config = config
+        self.training = training or Training()
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, overrides: Sequence[str] = ()) -> Inpainter:
-        """Load a checkpoint.
+    def from_checkpoint(
+        cls,
+        path: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        *,
+        revision: str | None = None,
+        sha256: str | None = None,
+    ) -> Inpainter:
+        """Load trained weights.
 
         Args:
-            path: Checkpoint written by igll-train.
+            path: Checkpoint written by igll-train, or whatever else :func:`igll.load` takes.
+            revision: Of a Hugging Face repo.
+            sha256: What the file of weights has to have.
             overrides: ``device=…`` (default ``auto``, wherever it was trained), ``eval.weights=…`` and
                 ``edges.*=…``; everything else is fixed by the checkpoint.
 
         Raises:
-            InputError: There is no such checkpoint, it cannot be read, or a setting is wrong.
+            InputError: As :func:`igll.load`.
         """
-        if not Path(path).is_file():
-            raise InputError(
-                f"{path}: no such checkpoint; no weights ship with igll yet, so give the path of a file that "
-                "igll-train wrote, such as RUN/checkpoints/best.pt"
-            )
-        generator, trained, _ = load_generator(path)
-        config = _with_overrides(trained, overrides, str(path))
-        if config.eval.weights != "ema":
-            generator, _, _ = load_generator(path, config.eval.weights)
-        return cls(generator.to(choose_device(config.device)), config)
+        source = find_weights(path, revision, sha256)
+        generator, trained, step = load_generator(source.path)
+        config = with_overrides(trained, overrides, source.named)
+        weights = config.eval.weights
+        if weights != "ema":
+            generator, _, _ = load_generator(source.path, weights)
+        training = training_of(source.path, weights, trained, step)
+        return cls(generator.to(choose_device(config.device)), config, training)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        revision: str | None = None,
+        sha256: str | None = None,
+        device: str = "auto",
+    ) -> Inpainter:
+        """Load what :meth:`save_pretrained` wrote, from a folder or from a Hugging Face repo.
+
+        Arguments and errors are those of :func:`igll.load`.
+        """
+        return cls.from_checkpoint(repo_or_folder, [f"device={device}"], revision=revision, sha256=sha256)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as a Hugging Face repo holds one; ``from_pretrained`` reads it back bit for bit.
+
+        ``model.safetensors`` has weights and configuration, ``config.json`` the configuration for people,
+        ``README.md`` a model card to complete; a card that is there is left as it is. Paths of this machine
+        are left out.
+
+        Args:
+            folder: Made if missing. ``hf upload OWNER/NAME FOLDER`` publishes it.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        write_pretrained(Path(folder), self.generator, self.config, self.training)
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +213,10 @@ class Inpainter:
         """Refuse images of a number of channels that the model does not take."""
         wanted = self.generator.image_channels
         if channels != wanted and (channels, wanted) != (1, 3):
-            raise InputError(f"image: {channels} channel(s), but the model fills images of {wanted}")
+            raise InputError(
+                f"image: {channels} channel(s), but the model fills images of {wanted}; give {wanted} at a "
+                "time, or fill a raster of any number of bands with igll-infer"
+            )
 
     @torch.inference_mode()
     def _edges(
@@ -206,22 +251,6 @@ class Inpainter:
         if not bool(output_BCHW.isfinite().all()):
             raise InputError("the model gives values that are not finite; use another checkpoint")
         return ((output_BCHW.float() + 1) / 2).clamp(0, 1)
-
-
-def _with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Config:
-    """The checkpoint's configuration with those overrides that mean something to a trained model."""
-    values = trained.model_dump()
-    values["device"] = "auto"
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    if "edges.detector" in keys:  # the weights on record belong to the detector on record
-        values["edges"]["weights"] = None
-    config = build_config(values, overrides, source)
-    for key, override in zip(keys, overrides, strict=True):
-        if key not in ("device", "eval.weights") and not key.startswith("edges."):
-            raise InputError(
-                f"'{override}': fixed by the checkpoint; device, eval.weights and edges.* can be set here"
-            )
-    return config
 
 
 class _Span(NamedTuple):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from igll.cli import exit_with
 from igll.data.files import read_image, read_mask
 from igll.engine.attention_maps import attention_maps, draw_attention
+from igll.engine.weights_source import column_title
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 
@@ -26,8 +27,10 @@ from igll.inpainter import Inpainter
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line; a relative path is looked for below the working folder."""
     parser = argparse.ArgumentParser("attention_maps", description="Draw where GAM and FFSM look.")
-    parser.add_argument("--checkpoints", nargs="+", required=True, help="written by igll-train")
-    parser.add_argument("--names", nargs="+", help="one per checkpoint (default: the run's folder)")
+    parser.add_argument("--checkpoints", nargs="+", required=True, help="each whatever igll.load takes")
+    parser.add_argument(
+        "--names", nargs="+", help="one per checkpoint (default: the run's folder, or the name given)"
+    )
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--mask", type=Path, required=True, help="of the image's size")
     parser.add_argument("--hole", choices=("white", "black", "nonzero"), default="white")
@@ -72,7 +75,7 @@ def cut(array: NDArray[Any], crop: list[int] | None) -> NDArray[Any]:
 def main(arguments: list[str]) -> int:
     """Compute and draw the maps of every checkpoint and pixel."""
     options = read_arguments(arguments)
-    names = options.names or [Path(path).resolve().parent.parent.name for path in options.checkpoints]
+    names = options.names or [column_title(given) for given in options.checkpoints]
     if len(names) != len(options.checkpoints):
         raise InputError(f"--names: {len(names)} for {len(options.checkpoints)} checkpoints")
     mask_HW = read_mask(options.mask, options.hole)

@@ -17,13 +17,14 @@ from igll.baselines import CLASSICAL
 from igll.cli import exit_with
 from igll.config import load_config
 from igll.engine.comparison_sheet import SheetRequest, comparison_sheet
+from igll.engine.weights_source import column_title
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("comparison_sheet", description="Lay fillings side by side.")
     parser.add_argument("--config", required=True, help="YAML file that names data and masks")
-    parser.add_argument("--checkpoints", nargs="+", default=[], help="written by igll-train")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="each whatever igll.load takes")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -32,7 +33,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME",
         help=f"without training: {', '.join(CLASSICAL)}",
     )
-    parser.add_argument("--names", nargs="+", help="one per checkpoint (default: the run's folder)")
+    parser.add_argument(
+        "--names", nargs="+", help="one per checkpoint (default: the run's folder, or the name given)"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--cases", type=int, default=6, help="number of test images, evenly spread")
     which.add_argument("--images", nargs="+", default=[], help="names of test images instead")
@@ -49,7 +52,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Fill, draw and write."""
     options = read_arguments(arguments)
-    names = options.names or [Path(path).resolve().parent.parent.name for path in options.checkpoints]
+    names = options.names or [column_title(given) for given in options.checkpoints]
     request = SheetRequest(
         options.checkpoints,
         names,

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 from igll.cli import exit_with
-from igll.engine.shared_weights import save_shared_weights
+from igll.engine.shared_weights import OWN_METADATA, save_shared_weights
 from igll.engine.trained import load_generator
 from igll.errors import InputError
 
@@ -27,7 +27,7 @@ def main() -> int:
     notes = {}
     for note in options.note:
         name, equals, text = note.partition("=")
-        if not equals or name in ("format", "config", "step", "weights"):
+        if not equals or name in OWN_METADATA:
             raise InputError(f"--note '{note}': write NAME=TEXT, with a name of your own")
         notes[name] = text
     generator, config, step = load_generator(options.checkpoint, options.weights)

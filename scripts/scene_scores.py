@@ -1,6 +1,6 @@
 """Scores fillings of real scenes: holes are made where the truth is known.
 
-Usage: python scripts/scene_scores.py SCENE.tif … --out runs/scenes [--checkpoint NAME=FILE …]
+Usage: python scripts/scene_scores.py SCENE.tif … --out runs/scenes [--checkpoint NAME=WEIGHTS …]
        [--method NAME …] [--reference OTHER.tif] [--kinds cloud slc_off] [--ratio 0.1] [--seed 0] [--tile 512]
        [--context 64] [--unknown PICTURES]
 
@@ -24,7 +24,13 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("scenes", nargs="+", type=Path, help="rasters whose valid pixels are the truth")
     add("--out", type=Path, default=Path("runs/scenes"), help="folder for the results (runs/scenes)")
-    add("--checkpoint", action="append", default=[], metavar="NAME=FILE", help="a trained network")
+    add(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHTS",
+        help="a title, and whatever igll.load takes",
+    )
     add("--method", action="append", default=[], help="a method without training")
     add("--reference", type=Path, help="another image of the place, for the networks that take one")
     add(
@@ -59,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.pasted import PastedReference
         from igll.engine.scene import SceneOptions
         from igll.engine.scene_scores import ScoreRequest, score_scenes
+        from igll.engine.weights_source import find_weights
         from igll.errors import InputError
         from igll.geo.holes import HoleSources
         from igll.infer_arguments import tile_sizes
@@ -68,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         for text in options.checkpoint:
             name, _, file = text.partition("=")
             if not file:
-                raise InputError(f"--checkpoint {text}: give it a name, NAME=FILE")
-            inpainter = Inpainter.from_checkpoint(file)
-            filler = NetworkFiller(inpainter, Path(file))
+                raise InputError(f"--checkpoint {text}: give it a title, NAME=WEIGHTS")
+            source = find_weights(file)
+            inpainter = Inpainter.from_checkpoint(source.path)
+            filler = NetworkFiller(inpainter, source)
             inpainter.check_guide(edges=False, reference=bool(options.reference) and filler.uses_reference)
             fillers[name] = filler
         for name in options.method:

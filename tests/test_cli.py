@@ -79,7 +79,11 @@ def test_installed_commands_exist():
         ),
         ("infer", ["--checkpoint", "absent.pt", "--images", "x", "--masks", "y", "--out", "z"], "x: no such"),
         ("infer", ["x.tif", "--out", "z", "--tile", "50"], "--tile 50: give a multiple of 16"),
-        ("demo", ["device=cpu"], "'device=cpu': settings are for a model; give its --checkpoint too"),
+        (
+            "demo",
+            ["--method", "harmonic", "device=cpu"],
+            "'device=cpu': settings are for a network; leave --method out",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(tmp_path: Path, entry: str, arguments: list, expected: str):

@@ -16,6 +16,7 @@ from igll.data.files import read_mask
 from igll.data.masks import grow_hole, make_mask
 from igll.data.synthetic import render_scene
 from igll.engine.picture_io import Picture, colour_of, read_picture, write_picture
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.method_inpainter import MethodInpainter
@@ -85,16 +86,17 @@ class Filled:
     status: str
 
 
-def trained_method(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Method:
-    """A network from a checkpoint, with overrides as ``Inpainter.from_checkpoint`` takes them.
+def trained_method(checkpoint: str | Path | None = None, overrides: Sequence[str] = ()) -> Method:
+    """A network by its weights, both arguments as ``Inpainter.from_checkpoint`` takes them.
 
     Raises:
         InputError: It cannot be loaded, or needs edges or a reference, which the page does not take.
     """
-    inpainter = Inpainter.from_checkpoint(checkpoint, overrides)
+    source = find_weights(checkpoint)
+    inpainter = Inpainter.from_checkpoint(source.path, overrides)
     inpainter.check_guide(edges=False, reference=False)
     name = TITLES[inpainter.config.model.name]
-    return Method(f"{name} ({Path(checkpoint).name})", inpainter.inpaint)
+    return Method(f"{name} ({source.title})", inpainter.inpaint)
 
 
 def classical_method(name: ClassicalName) -> Method:

@@ -26,16 +26,16 @@ class DemoRequest:
     """What to serve, and where.
 
     Attributes:
-        checkpoint: Written by igll-train; None fills without training.
-        method: What fills without a checkpoint.
+        checkpoint: Whatever :func:`igll.load` takes, None for the best weights that ship with igll; or else
+        method: A method without training.
         host: Address to listen at.
         port: None takes the first free one from 7860 on.
         browser: Whether to open the page in the browser.
-        overrides: ``device=…``, ``eval.weights=…``, with a checkpoint.
+        overrides: ``device=…``, ``eval.weights=…``, of the weights.
     """
 
     checkpoint: str | None = None
-    method: ClassicalName = "harmonic"
+    method: ClassicalName | None = None
     host: str = "127.0.0.1"
     port: int | None = None
     browser: bool = False
@@ -53,13 +53,13 @@ def serve(request: DemoRequest) -> NoReturn:
         SystemExit: SIGTERM; 143.
     """
     _check_address(request.host, request.port)
-    if request.checkpoint is None and request.overrides:
-        raise InputError(f"'{request.overrides[0]}': settings are for a model; give its --checkpoint too")
+    if request.method is not None and request.overrides:
+        raise InputError(f"'{request.overrides[0]}': settings are for a network; leave --method out")
     if find_spec("gradio") is None:
         raise InputError('igll-demo: needs the package gradio; pip install "igll[demo]"')
     from igll.demo.fill import classical_method, trained_method
 
-    if request.checkpoint is None:
+    if request.method is not None:
         method = classical_method(request.method)
     else:
         method = trained_method(request.checkpoint, request.overrides)

@@ -20,6 +20,7 @@ from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_ma
 from igll.engine.evaluate import check_apart, classical_fill, edge_settings
 from igll.engine.trained import load_generator
 from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 from igll.report.canvas import check_ending, sheet_as_pdf
 from igll.report.differences import colour_scale, difference_map
@@ -35,7 +36,7 @@ class SheetRequest:
     """What to lay side by side.
 
     Attributes:
-        checkpoints: Written by igll-train.
+        checkpoints: Each whatever :func:`igll.load` takes.
         names: Column titles, one per checkpoint.
         methods: Methods without training, out of ``CLASSICAL``; their columns come first.
         cases: Number of test images, evenly spread over the test set.
@@ -143,7 +144,7 @@ def _chosen(dataset: InpaintingDataset, request: SheetRequest) -> InpaintingData
 def _fill(config: Config, checkpoint: str, name: str, cases: InpaintingDataset) -> _Column:
     """Fill every case with one checkpoint."""
     device = choose_device(config.device)
-    generator, trained, _ = load_generator(checkpoint, config.eval.weights, device)
+    generator, trained, _ = load_generator(find_weights(checkpoint).path, config.eval.weights, device)
     check_apart(config, trained, checkpoint)
     if trained.model.image_channels != config.model.image_channels:
         raise InputError(

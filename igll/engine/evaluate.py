@@ -24,6 +24,7 @@ from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_ma
 from igll.engine.protocol import ProtocolRecorder
 from igll.engine.trained import load_generator, weights_used
 from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
+from igll.engine.weights_source import WeightsSource, find_weights
 from igll.errors import InputError
 from igll.metrics import MetricSuite, average, standard_error
 from igll.models import InpaintingNetwork
@@ -70,7 +71,7 @@ def evaluate(
 
     Args:
         config: Data, masks and metrics. The network's own settings come from the checkpoint.
-        checkpoint: Checkpoint written by igll-train, or None for methods without training alone.
+        checkpoint: Whatever :func:`igll.load` takes; here None is for methods without training alone.
         out: Folder for the results.
         methods: Methods without training, out of ``CLASSICAL``, besides those in ``eval.floors``.
 
@@ -87,8 +88,9 @@ def evaluate(
         raise InputError("nothing to measure; name a checkpoint, or a method without training")
     require_packages(names)
     device = choose_device(config.device)
-    network = None if checkpoint is None else load_generator(checkpoint, config.eval.weights, device)
-    config = _settings(config, checkpoint, None if network is None else network[1])
+    source = None if checkpoint is None else find_weights(checkpoint)
+    network = None if source is None else load_generator(source.path, config.eval.weights, device)
+    config = _settings(config, source, None if network is None else network[1])
     if is_writer():
         make_folder(out)
     dataset = _open_data(config, device)
@@ -109,7 +111,7 @@ def evaluate(
 
     rows = _rows(measured, suite)
     result = {
-        **_origin(config, checkpoint, network),
+        **_origin(config, source, network),
         "label": "oracle edges" if oracle else "",
         "protocol": protocol.to_json(),
         "images": len(dataset),
@@ -124,26 +126,28 @@ def evaluate(
     return result
 
 
-def _settings(config: Config, checkpoint: str | None, trained: Config | None) -> Config:
+def _settings(config: Config, source: WeightsSource | None, trained: Config | None) -> Config:
     """The configuration with the network's own settings; without a network, with one that sees no edges."""
-    if checkpoint is None or trained is None:
+    if source is None or trained is None:
         blind = config.model.model_copy(update={"structure_prior": "none"})
         return config.model_copy(update={"model": blind})
-    check_apart(config, trained, checkpoint)
+    check_apart(config, trained, source.named)
     return config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
 
 
 def _origin(
-    config: Config, checkpoint: str | None, network: tuple[InpaintingNetwork, Config, int] | None
+    config: Config, source: WeightsSource | None, network: tuple[InpaintingNetwork, Config, int] | None
 ) -> dict[str, Any]:
     """Which network was measured; all None without one."""
-    if network is None or checkpoint is None:
-        return {"checkpoint": None, "step": None, "weights": None, "structure_prior": None}
+    if network is None or source is None:
+        origin = ("checkpoint", "checkpoint_sha256", "step", "weights", "structure_prior")
+        return dict.fromkeys(origin)
     _, trained, step = network
     return {
-        "checkpoint": str(checkpoint),
+        "checkpoint": source.named,
+        "checkpoint_sha256": source.sha256,
         "step": step,
-        "weights": weights_used(checkpoint, config.eval.weights, trained),
+        "weights": weights_used(source.path, config.eval.weights, trained),
         "structure_prior": trained.model.structure_prior,
     }
 

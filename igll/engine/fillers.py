@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from igll.baselines import CLASSICAL, require_packages
 from igll.engine.rim import match_rim
+from igll.engine.weights_source import WeightsSource
 from igll.geo.band_groups import group_bands, join_groups
 from igll.inpainter import Inpainter
 from igll.schema import ClassicalName
@@ -59,16 +58,15 @@ class NetworkFiller:
 
     Args:
         inpainter: The network.
-        checkpoint: The file it came from.
+        source: Where its weights came from.
     """
 
-    def __init__(self, inpainter: Inpainter, checkpoint: Path) -> None:
+    def __init__(self, inpainter: Inpainter, source: WeightsSource) -> None:
         self.inpainter = inpainter
-        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         prior = inpainter.generator.structure_prior
-        self.name = f"{inpainter.config.model.name}, structure prior {prior}, {checkpoint.name}"
+        self.name = f"{inpainter.config.model.name}, structure prior {prior}, {source.title}"
         settings = inpainter.config.model_dump(mode="json", include={"eval": {"weights"}, "edges": True})
-        self.fingerprint = f"{digest} {settings}"
+        self.fingerprint = f"{source.sha256} {settings}"
         self.uses_reference = prior in ("oracle", "reference")
         stretch = inpainter.config.data.stretch
         self.limits = None if stretch is None else (stretch[0], stretch[1])

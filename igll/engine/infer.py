@@ -23,6 +23,7 @@ from igll.engine.infer_plan import Inputs, Job, Share, plan_jobs
 from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError, OutputError
 from igll.geo.holes import HoleSources
 from igll.inpainter import Inpainter
@@ -41,7 +42,7 @@ class InferRequest:
 
     Attributes:
         inputs: The images, their masks and guides, and where results go.
-        checkpoint: Written by igll-train; or else
+        checkpoint: Whatever :func:`igll.load` takes, None for the best weights that ship with igll; or else
         method: A method without training, or ``PASTED``: the reference itself, in the scene's colours.
         hole: What marks a missing pixel in a mask: ``white``, ``black`` or ``nonzero``; by default white in
             a picture's mask, nonzero in a scene's.
@@ -69,7 +70,7 @@ def infer(request: InferRequest) -> int:
 
     Raises:
         InputError: Nothing can start: a missing file or folder, an image without mask, two images with one
-            result, a checkpoint that cannot be used, an oracle model without guide.
+            result, weights that cannot be used, an oracle model without guide.
     """
     every = plan_jobs(request.inputs)
     _check_pictures(every, request.scenes)
@@ -118,11 +119,12 @@ def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None
     if request.method is not None:
         inpainter: Inpainter = MethodInpainter(request.method)
         filler: Filler = MethodFiller(request.method)
-    elif request.checkpoint is not None:
-        inpainter = Inpainter.from_checkpoint(request.checkpoint, _on_own_gpu(request.overrides))
-        filler = NetworkFiller(inpainter, Path(request.checkpoint))
     else:
-        raise InputError("nothing to fill with; name a --checkpoint, or a --method that needs none")
+        source = find_weights(request.checkpoint)
+        inpainter = Inpainter.from_checkpoint(source.path, _on_own_gpu(request.overrides))
+        filler = NetworkFiller(inpainter, source)
+        if request.checkpoint is None and launch().rank == 0:
+            print(f"fills with {source.title}, which ships with igll; --checkpoint and --method name others")
     inpainter.check_guide(inputs.edges is not None, inputs.reference is not None)
     if inputs.reference is not None:
         _ = inpainter.detector  # missing weights are found now, not at every image

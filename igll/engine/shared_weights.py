@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,9 @@ from igll.registry import build_generator
 from igll.storage import replacing
 
 SUFFIX = ".safetensors"
+OWN_METADATA = ("format", "config", "step", "weights")
+"""Names of metadata that notes cannot have."""
+
 _FORMAT = "igll-weights 1"
 _PRECISION = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What says how the weights were made; paths of the machine that made them are nobody's business.
@@ -67,13 +71,19 @@ def save_shared_weights(
     for name, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise InputError(f"{name}: holds values that {precision} cannot; use another precision")
-    values = config.model_dump()
-    for section, keys in _PATHS.items():
-        values[section] |= dict.fromkeys(keys)
-    metadata = {**(notes or {}), "format": _FORMAT, "config": json.dumps(values), "step": str(step)}
+    values = json.dumps(shared_settings(config))
+    metadata = {**(notes or {}), "format": _FORMAT, "config": values, "step": str(step)}
     metadata["weights"] = "ema" if averaged else "raw"
     with replacing(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """A configuration as nested values, without the paths of this machine."""
+    values = config.model_dump()
+    for section, keys in _PATHS.items():
+        values[section] |= dict.fromkeys(keys)
+    return values
 
 
 def load_shared_weights(path: str | Path) -> tuple[InpaintingNetwork, Config, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,10 +11,39 @@ import torch
 from igll.config import Config, build_config
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.restoring import checked_step, load_weights
-from igll.engine.shared_weights import SUFFIX, load_shared_weights, read_notes
+from igll.engine.shared_weights import OWN_METADATA, SUFFIX, load_shared_weights, read_notes
 from igll.errors import InputError
 from igll.models import InpaintingNetwork
 from igll.registry import build_generator
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a file of weights says of their training, besides the configuration.
+
+    Attributes:
+        step: Steps they were trained for.
+        averaged: Whether they are the run's averaged weights.
+        notes: What else stands beside shared weights, such as data and licence.
+    """
+
+    step: int = 0
+    averaged: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def training_of(path: str | Path, asked: str, trained: Config, step: int) -> Training:
+    """What is known of the training of weights that :func:`load_generator` gave.
+
+    Args:
+        path: As there.
+        asked: As there, ``weights``.
+        trained: As from there.
+        step: As from there.
+    """
+    notes = read_notes(path) if Path(path).suffix == SUFFIX else {}
+    own = {name: text for name, text in notes.items() if name not in OWN_METADATA}
+    return Training(step, weights_used(path, asked, trained) == "ema", own)
 
 
 def weights_used(path: str | Path, asked: str, trained: Config) -> str:
@@ -61,3 +92,28 @@ def load_generator(
     chosen = state["ema" if averaged else "generator"]
     load_weights(generator, chosen, str(path))
     return generator.to(device).eval(), config, checked_step(state, str(path))
+
+
+def with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Config:
+    """A checkpoint's configuration with those overrides that mean something to a trained model.
+
+    Args:
+        trained: The configuration in the checkpoint.
+        overrides: ``device=…``, ``eval.weights=…`` and ``edges.*=…``.
+        source: What a message calls the checkpoint.
+
+    Raises:
+        InputError: A value is wrong, or the setting is fixed by the checkpoint.
+    """
+    values = trained.model_dump()
+    values["device"] = "auto"
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    if "edges.detector" in keys:  # the weights on record belong to the detector on record
+        values["edges"]["weights"] = None
+    config = build_config(values, overrides, source)
+    for key, override in zip(keys, overrides, strict=True):
+        if key not in ("device", "eval.weights") and not key.startswith("edges."):
+            raise InputError(
+                f"'{override}': fixed by the checkpoint; device, eval.weights and edges.* can be set here"
+            )
+    return config

@@ -80,6 +80,13 @@ def test_a_network_fills_as_from_python(tmp_path):
     assert method.title == "IGLL (best.pt)"
 
 
+def test_without_a_checkpoint_the_shipped_weights_fill():
+    method = trained_method()
+    assert method.title == "IGLL (igll-small)"
+    filled = np.asarray(method.fill(Image.fromarray(COLOUR), HOLE))
+    assert np.array_equal(filled, igll.load().inpaint(COLOUR, HOLE))
+
+
 def test_networks_that_the_page_cannot_serve(tmp_path):
     with pytest.raises(InputError, match="oracle edges"):
         trained_method(checkpoint(tmp_path / "oracle.pt", structure_prior="oracle"))

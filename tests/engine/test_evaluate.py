@@ -289,7 +289,7 @@ def test_methods_alone_need_no_checkpoint(small, tmp_path: Path, capsys):
     config = small(eval={"metrics": ["psnr_hole"]})
     result = evaluate(config, None, tmp_path / "eval", ["harmonic", "nearest", "harmonic"])
     assert list(result["methods"]) == ["mean of known", "harmonic (Laplace)", "nearest pixel"]
-    for key in ("checkpoint", "step", "weights", "structure_prior"):
+    for key in ("checkpoint", "checkpoint_sha256", "step", "weights", "structure_prior"):
         assert result[key] is None
     assert result["label"] == "" and not any(way["oracle_edges"] for way in result["methods"].values())
     read = load_results(tmp_path / "eval")

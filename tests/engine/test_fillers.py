@@ -10,6 +10,7 @@ import igll
 from igll.baselines import CLASSICAL
 from igll.engine.fillers import MethodFiller, NetworkFiller
 from igll.engine.rim import match_rim
+from igll.engine.weights_source import find_weights
 from igll.inpainter import Inpainter
 
 pytest.importorskip("rasterio", reason="scenes need rasterio")
@@ -27,7 +28,7 @@ def unit(bands: int) -> np.ndarray:
 
 def filler(path, **options) -> NetworkFiller:
     tiny(path, **options)
-    return NetworkFiller(Inpainter.from_checkpoint(path, ["device=cpu"]), path)
+    return NetworkFiller(Inpainter.from_checkpoint(path, ["device=cpu"]), find_weights(path))
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
@@ -66,17 +67,26 @@ def test_a_reference_is_looked_at_by_the_models_that_take_one(tmp_path):
 
 def test_fingerprints_change_with_what_the_result_depends_on(tmp_path):
     plain, stretched = filler(tmp_path / "a.pt"), filler(tmp_path / "b.pt", stretch=[0.0, 3000.0])
-    raw = NetworkFiller(
-        Inpainter.from_checkpoint(tmp_path / "a.pt", ["eval.weights=raw", "device=cpu"]), tmp_path / "a.pt"
-    )
-    pidinet = NetworkFiller(
-        Inpainter.from_checkpoint(tmp_path / "a.pt", ["edges.detector=pidinet"]), tmp_path / "a.pt"
-    )
+    source = find_weights(tmp_path / "a.pt")
+    raw = NetworkFiller(Inpainter.from_checkpoint(source.path, ["eval.weights=raw", "device=cpu"]), source)
+    pidinet = NetworkFiller(Inpainter.from_checkpoint(source.path, ["edges.detector=pidinet"]), source)
     every = [one.fingerprint for one in (plain, stretched, raw, pidinet, MethodFiller("nearest"))]
     assert len(set(every)) == len(every)
     assert filler(tmp_path / "a.pt").fingerprint == plain.fingerprint
     assert plain.limits is None and stretched.limits == (0, 3000)
     assert plain.name.endswith("structure prior learned, a.pt")
+
+
+def test_shipped_weights_are_recorded_by_name_and_told_apart_by_content(tmp_path):
+    shipped = find_weights("igll-small")
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(shipped.path.read_bytes())
+    model = igll.load("igll-small", "cpu")
+    one, other = (NetworkFiller(model, source) for source in (shipped, find_weights(copy)))
+    assert one.name == "igll, structure prior learned, igll-small" and other.name.endswith(
+        ", copy.safetensors"
+    )
+    assert one.fingerprint == other.fingerprint and one.fingerprint.startswith(shipped.sha256)
 
 
 @pytest.mark.parametrize("method", ["nearest", "harmonic", "mean_of_known"])

@@ -178,7 +178,7 @@ def test_models_that_cannot_be_used(scene, tmp_path, capsys):
         (("--checkpoint", torn), "torn.pt"),
         (("--checkpoint", text), "text.pt"),
         (("--checkpoint", model.with_name("absent.pt")), "absent.pt: no such checkpoint"),
-        (("--tile", 512), "nothing to fill with"),
+        (("--checkpoint", "igll-smal"), "igll-smal: no such checkpoint (did you mean 'igll-small'?)"),
         (("--checkpoint", model, "edges.detector=cany"), "edges.detector"),
     ):
         assert reason in refused(capsys, scene, out, *arguments)

@@ -341,6 +341,25 @@ def test_references_that_do_not_fit(blind, oracle, tmp_path, capsys):
         assert names(tmp_path) == before
 
 
+def test_without_a_model_the_shipped_weights_fill_any_number_of_bands(tmp_path, capsys):
+    size = (48, 64)
+    hole_HW = np.zeros(size, bool)
+    hole_HW[20:30, 25:40] = True
+    for bands in (1, 4):
+        ground_CHW = values("uint16", bands, size)
+        scene = gapped(tmp_path / f"in/{bands}.tif", ground_CHW, hole_HW)
+        out = tmp_path / f"out/{bands}.tif"
+        assert call(scene, "--out", out) == 0
+        assert "fills with igll-small, which ships with igll" in capsys.readouterr().out
+        filled_CHW = read(out)
+        assert np.array_equal(filled_CHW[:, ~hole_HW], ground_CHW[:, ~hole_HW])
+        assert (filled_CHW[:, hole_HW] > 0).all()
+        assert tags(out)["IGLL_MODEL"] == "igll, structure prior learned, igll-small"
+    assert call(scene, "--out", out, "--checkpoint", "igll-small") == 0
+    told = capsys.readouterr().out
+    assert "is there already, of the same request" in told and "ships with igll" not in told
+
+
 def _grown(mask_HW: np.ndarray, pixels: float) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt
 

@@ -14,6 +14,7 @@ from igll.data.masks import make_mask
 from igll.engine.fillers import MethodFiller, NetworkFiller
 from igll.engine.scene import SceneOptions
 from igll.engine.scene_scores import ScoreRequest, rim_step, score_scenes
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 from igll.geo.holes import HoleSources
 from igll.geo.tiling import TileSizes
@@ -99,7 +100,7 @@ def test_the_step_at_the_rim_is_1_on_a_slope_and_more_with_an_offset():
 
 def test_references_go_to_the_models_that_look_at_them(scene, tmp_path):
     path = tiny(tmp_path / "net.pt", "reference")
-    oracle = NetworkFiller(Inpainter.from_checkpoint(path, ["device=cpu"]), path)
+    oracle = NetworkFiller(Inpainter.from_checkpoint(path, ["device=cpu"]), find_weights(path))
     texture = np.random.default_rng(0).integers(0, 255, (1, *SIZE), dtype=np.uint8)
     other = write_raster(tmp_path / "other.tif", texture)
     fillers = {"network": oracle, "nearest": MethodFiller("nearest")}

@@ -1,0 +1,68 @@
+"""The weights that ship: whole, small enough to clone, in the package, and used without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import igll
+from igll.engine.shared_weights import SUFFIX
+from igll.errors import InputError
+from igll.weights import BEST, SHIPPED
+
+FOLDER = Path(igll.__file__).parent / "weights"
+LARGEST_BYTES = 12_000_000
+RNG = np.random.default_rng(5)
+
+
+def test_they_are_small_enough_to_clone_and_the_table_lists_every_file():
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) <= LARGEST_BYTES
+    assert {path.name for path in files} == {"__init__.py", *(entry.file for entry in SHIPPED.values())}
+    assert BEST in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_one_is_the_file_in_the_table_loads_and_fills(name: str):
+    entry = SHIPPED[name]
+    assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
+    assert entry.path.suffix == SUFFIX  # nothing that could run
+    model = igll.load(name, "cpu")
+    assert model.training.step > 0 and model.config.data.root is None
+    image_HWC = RNG.integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    hole_HW = np.zeros((48, 40), bool)
+    hole_HW[10:30, 12:30] = True
+    filled_HWC = model.inpaint(image_HWC, hole_HW)
+    assert np.array_equal(filled_HWC[~hole_HW], image_HWC[~hole_HW])
+    assert not np.array_equal(filled_HWC[hole_HW], image_HWC[hole_HW])
+
+
+def test_the_package_takes_the_files_along():
+    tomllib = pytest.importorskip("tomllib", reason="reading pyproject.toml takes Python 3.11")
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"*{SUFFIX}" in tomllib.loads(text)["tool"]["setuptools"]["package-data"]["igll.weights"]
+
+
+def test_without_a_name_the_best_are_loaded_and_no_network_is_used(monkeypatch):
+    def connect(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    model, named = igll.load(device="cpu"), igll.load(BEST, "cpu")
+    for name, value in named.generator.state_dict().items():
+        assert value.equal(model.generator.state_dict()[name])
+
+
+def test_a_damaged_file_is_one_clear_line(monkeypatch):
+    changed = dataclasses.replace(SHIPPED[BEST], sha256="0" * 64)
+    monkeypatch.setitem(SHIPPED, BEST, changed)
+    with pytest.raises(InputError, match=r"damaged, it is not the file that ships with igll .* install igll"):
+        igll.load()
+    monkeypatch.setitem(SHIPPED, BEST, dataclasses.replace(changed, file="absent.safetensors"))
+    with pytest.raises(InputError, match=r"absent\.safetensors: cannot be read"):
+        igll.load()
