@@ -223,16 +223,16 @@ else:
 # %% [markdown]
 # ## Save
 #
-# A checkpoint is loaded by its path. To hand weights on, write them as safetensors: one file with the
-# weights and their settings, which holds no code and no paths of your machine.
+# A checkpoint is loaded by its path. To hand weights on, write a folder as Hugging Face repos hold them: the
+# weights with their settings as safetensors, which hold no code and no paths of your machine, and a model
+# card to complete.
 
 # %%
-from igll.engine.shared_weights import save_shared_weights
-
 tuned = igll.load("runs/farmland/checkpoints/last.pt", device="cpu")
-save_shared_weights(Path("farmland.safetensors"), tuned.generator, tuned.config, steps, precision="float32")
+tuned.save_pretrained("farmland")
+print(*sorted(path.name for path in Path("farmland").iterdir()))
 
-again = igll.load("farmland.safetensors", device="cpu")
+again = igll.load("farmland", device="cpu")
 assert (again.inpaint(image, cloud) == tuned.inpaint(image, cloud)).all()
 
 Image.fromarray(filled).save("filled.png")

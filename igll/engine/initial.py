@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from igll.config import Config, ModelConfig
 from igll.engine.trained import load_generator
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 
 _POSITIONS = (".position_row", ".position_column")
@@ -30,7 +31,7 @@ def initial_weights(config: Config) -> dict[str, Tensor] | None:
     if source is None:
         return None
     try:
-        generator, trained, _ = load_generator(source)
+        generator, trained, _ = load_generator(find_weights(source).path)
     except InputError as error:
         raise InputError(f"train.init: {error}") from None
     _check_model(trained.model, config.model, source)

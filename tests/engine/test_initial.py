@@ -19,6 +19,7 @@ from igll.engine.state import build_state
 from igll.engine.train import train
 from igll.engine.trained import load_generator
 from igll.errors import InputError
+from igll.weights import BEST, SHIPPED
 from tests.engine.conftest import QUICKSTART
 from tests.engine.run_files import differing, last_of
 
@@ -83,6 +84,12 @@ def test_shared_weights_do_as_well(small, source: Path, tmp_path: Path):
     assert same(state.generator, load_shared_weights(path)[0].state_dict())
     save_shared_weights(path, generator, tuned, step)
     assert load_shared_weights(path)[1].train.init is None, "a path of the machine stays at home"
+
+
+def test_weights_that_ship_are_taken_by_their_name():
+    shipped, config, _ = load_generator(SHIPPED[BEST].path)
+    tuned = config.model_copy(update={"train": config.train.model_copy(update={"init": BEST})})
+    assert differing(initial_weights(tuned), dict(shipped.state_dict())) == []
 
 
 def test_a_resumed_run_needs_the_file_no_more(small, source: Path, home: Path, tmp_path: Path):
