@@ -249,6 +249,7 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
+    init: str | None = None
     batch_size: Positive = 6
     epochs: Positive = 40
     max_steps: Positive | None = None

@@ -30,6 +30,7 @@ _PATHS = {
     "mask": ("root",),
     "edges": ("weights", "cache"),
     "losses": ("vgg_weights",),
+    "train": ("init",),
     "eval": ("fd_weights",),
 }
 

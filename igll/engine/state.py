@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from igll.config import Config, TrainConfig, build_config
 from igll.distributed import is_writer
@@ -131,13 +131,20 @@ class TrainState:
             torch.cuda.set_rng_state(saved["cuda_random_state"].cpu(), device)
 
 
-def build_state(config: Config, device: torch.device) -> TrainState:
+def build_state(config: Config, device: torch.device, initial: dict[str, Tensor] | None = None) -> TrainState:
     """Fresh networks and optimisers, initialised from torch's global generator.
 
+    Args:
+        config: What is being trained.
+        device: Where.
+        initial: Weights of the generator and of its average, instead of random ones.
+
     Raises:
-        InputError: If the losses ask for what the discriminator does not have.
+        InputError: If the losses ask for what the discriminator does not have, or the weights do not fit.
     """
     generator = build_generator(config.model).to(device)
+    if initial is not None:
+        load_weights(generator, initial, f"train.init: {config.train.init}")
     ema = None
     if config.train.ema_decay:
         ema = build_generator(config.model).to(device).eval().requires_grad_(False)

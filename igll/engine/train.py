@@ -21,6 +21,7 @@ from igll.engine.collapse import CollapseWatch
 from igll.engine.devices import choose_device, deterministic
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.failure import RecordedImages, record_failure
+from igll.engine.initial import initial_weights
 from igll.engine.log import Tolerant, open_log, say
 from igll.engine.objectives import Batch, Objectives, build_objectives
 from igll.engine.processes import check_processes, naming_checkpoint, start_alike
@@ -75,20 +76,21 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
         NumericsError: If a loss or gradient stopped being finite; that network is untouched by that step.
         ProcessEndedError: Another process ended or failed.
     """
-    # Device and seeds.
+    # Device, start and seeds.
     check_processes(config)
     device = choose_device(config.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    torch.manual_seed(config.seed)
     checkpoints = RunCheckpoints(out, config, resume)
+    initial = None if checkpoints.found else initial_weights(config)  # a resumed run needs them no more
+    torch.manual_seed(config.seed)
 
     # Data: training crops and fixed validation images.
     training, testing, detector = open_data(config)
     unusable = check_images(config, training, testing, out, resumed=checkpoints.found)
 
     # Networks, losses, optimisers.
-    state, objectives = build_state(config, device), build_objectives(config).to(device)
+    state, objectives = build_state(config, device, initial), build_objectives(config).to(device)
 
     # The run's folder, for this run alone; and where an earlier one left off.
     with failing_together():

@@ -1,0 +1,61 @@
+"""Where a training starts that goes on from trained weights instead of random ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from igll.config import Config, ModelConfig
+from igll.engine.trained import load_generator
+from igll.engine.weights_source import find_weights
+from igll.errors import InputError
+
+_POSITIONS = (".position_row", ".position_column")
+
+
+def initial_weights(config: Config) -> dict[str, Tensor] | None:
+    """Read the weights that ``train.init`` names: the averaged ones, where the file holds any.
+
+    Positions that were learned on a grid of another side are interpolated, as the network does for maps of
+    another size: with ``model.position_grid`` at a quarter of the crop's side it starts as the function that
+    it was.
+
+    Returns:
+        The generator's weights on the CPU; None if it is to start from random ones.
+
+    Raises:
+        InputError: There is no such file, it cannot be read, or its network is another.
+    """
+    source = config.train.init
+    if source is None:
+        return None
+    try:
+        generator, trained, _ = load_generator(find_weights(source).path)
+    except InputError as error:
+        raise InputError(f"train.init: {error}") from None
+    _check_model(trained.model, config.model, source)
+    return {
+        name: _on_grid(value, config.model.position_grid) if name.endswith(_POSITIONS) else value
+        for name, value in generator.state_dict().items()
+    }
+
+
+def _check_model(trained: ModelConfig, wanted: ModelConfig, source: str) -> None:
+    """Refuse weights of a network that differs in more than the side of its grid of positions."""
+    before, now = trained.model_dump(), wanted.model_dump()
+    differing = [key for key in now if key != "position_grid" and before[key] != now[key]]
+    if differing:
+        theirs = " ".join(f"model.{key}={before[key]}" for key in differing)
+        ours = " ".join(f"model.{key}={now[key]}" for key in differing)
+        raise InputError(
+            f"train.init: {source} was trained with {theirs}, but this run has {ours}; "
+            "give this run the same, or begin without train.init"
+        )
+
+
+def _on_grid(position_CN: Tensor, side: int) -> Tensor:
+    if position_CN.shape[1] == side:
+        return position_CN
+    with torch.no_grad():
+        return F.interpolate(position_CN[None], size=side, mode="linear", align_corners=False)[0]
