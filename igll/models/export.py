@@ -20,7 +20,7 @@ from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
 from igll.models.layers import HARMONIC_SWEEPS, EnlargingConv2d, hole_on_grid, pad_to_stride
 from igll.models.similarity import FlexibleFeatureSimilarity
-from igll.models.tokens import to_feature, to_tokens
+from igll.models.tokens import to_tokens
 from igll.models.vanilla import VanillaAttention
 
 # The pyramid's levels are written out, as many as an image of 4096 pixels has; of a smaller one, those beyond
@@ -63,7 +63,7 @@ class GraphForm(nn.Module):
         Returns:
             filled_BCHW in [0, 1]; known pixels bit-identical.
         """
-        layout = cast(HoleLayout, GridHole(hole_to_feature(pad_to_stride((mask_B1HW > 0.5).float()))))
+        layout = cast(HoleLayout, GridHole(hole_on_grid(pad_to_stride((mask_B1HW > 0.5).float()))))
         output = self.net.fill(image_BCHW * 2 - 1, mask_B1HW, edge_B1HW, layout)
         filled_BCHW = ((output.perception_BCHW + 1) / 2).clamp(0, 1)
         return torch.where(mask_B1HW > 0.5, filled_BCHW, image_BCHW)
@@ -159,7 +159,7 @@ class ListedAttention(nn.Module):
         attended_BMC = inner.join((share_BGMK @ value).transpose(1, 2).flatten(2))
         attended_BNC = attended_BMC.index_select(1, asking.slot_N)
         replaced_BN1 = (hole_BN & usable_B1)[..., None]
-        return to_feature(torch.where(replaced_BN1, attended_BNC, tokens_BNC), height, width)
+        return on_grid(torch.where(replaced_BN1, attended_BNC, tokens_BNC), height, width)
 
 
 class ListedSimilarity(nn.Module):
@@ -181,12 +181,12 @@ class ListedSimilarity(nn.Module):
         # Scores of the neighbourhood add up (step 3), so their queries may be added up instead.
         query_BPHW = 9 * F.avg_pool2d(unit_BPHW, 3, stride=1, padding=1)
         query_BMP = to_tokens(query_BPHW).index_select(1, asking.index_M)
-        gated_BCHW = to_feature(self.inner.channel_gate(tokens_BNC, hole_BN), height, width)
+        gated_BCHW = on_grid(self.inner.channel_gate(tokens_BNC, hole_BN), height, width)
         kernel_BKP = to_tokens(patches(gated_BCHW)).index_select(1, answering.index_M)
         usable_B1 = valid_BN.any(1, keepdim=True)
         barred_BK = (~valid_BN & usable_B1).index_select(1, answering.index_M)
         mixed_BMP = self._mixed(query_BMP, kernel_BKP, barred_BK)
-        mixed_BPHW = to_feature(mixed_BMP.index_select(1, asking.slot_N), height, width)
+        mixed_BPHW = on_grid(mixed_BMP.index_select(1, asking.slot_N), height, width)
         filled_BCHW = paste(mixed_BPHW * hole_B1HW, hole_B1HW)
         replaced_B1HW = hole_B1HW & usable_B1[..., None, None]
         return torch.where(replaced_B1HW, filled_BCHW, feature_BCHW)
@@ -200,6 +200,12 @@ class ListedSimilarity(nn.Module):
             best_BM1 = score_BMK.argmax(2, keepdim=True)
             return kernel_BKP.gather(1, best_BM1.expand(-1, -1, kernel_BKP.shape[2]))
         return score_BMK.softmax(2) @ kernel_BKP
+
+
+def on_grid(tokens_BNC: Tensor, height: int, width: int) -> Tensor:
+    """Feature map of row-major tokens. Of ``unflatten`` a trace would keep the sizes of its example."""
+    batch, _, channels = tokens_BNC.shape
+    return tokens_BNC.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 def patches(feature_BCHW: Tensor) -> Tensor:

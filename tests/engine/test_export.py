@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import igll.engine.export as export
 from igll.cli import export as entry_point
+from igll.config import build_config
 from igll.engine.export import ExportRequest, export_onnx
 from igll.engine.shared_weights import save_shared_weights
 from igll.errors import InputError, OutputError
@@ -62,7 +63,10 @@ def batch(channels: int, height: int, width: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_onnx_runtime_fills_as_pytorch_does(settings: dict[str, Any], tmp_path: Path):
+def test_onnx_runtime_fills_as_pytorch_does(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("igll.models.export.PYRAMID_LEVELS", 8)  # enough for these sizes, and written sooner
     net = lively(settings)
     export.write_graph(net, tmp_path / "g.onnx")
     session = export.open_session(tmp_path / "g.onnx", threads=1)
@@ -71,7 +75,7 @@ def test_onnx_runtime_fills_as_pytorch_does(settings: dict[str, Any], tmp_path: 
         wanted = export.filled_by_torch(net, inputs)
         painted = inputs["mask"].expand_as(wanted) > 0.5
         assert float((wanted - inputs["image"])[painted].abs().mean()) > 0.05
-        for samples in ([0, 1, 2, 3, 4, 5], [0], [1], [3], [4], [5], [4, 5]):
+        for samples in ([0, 1, 2, 3, 4, 5], [1], [3], [4], [5]):
             part = {name: tensor[samples] for name, tensor in inputs.items()}
             found = torch.from_numpy(export.run(session, part))
             known = ~painted[samples]
@@ -79,13 +83,15 @@ def test_onnx_runtime_fills_as_pytorch_does(settings: dict[str, Any], tmp_path: 
             assert float((found - wanted[samples]).abs().max()) < EXACT, (size, samples)
 
 
-@pytest.mark.parametrize("prefill", ["none", "mean", "pyramid", "harmonic"])
-@pytest.mark.parametrize("select", ["softmax", "best"])
+@pytest.mark.parametrize(
+    ("prefill", "select"),
+    [("none", "best"), ("mean", "softmax"), ("pyramid", "best"), ("harmonic", "softmax")],
+)
 @torch.no_grad()
 def test_the_graph_is_that_of_the_generator(prefill: str, select: str):
     net = lively({"prefill": prefill, "select": select, "residual": True, "structure_prior": "none"})
     form = GraphForm(net)
-    for size in (*SIZES, (1, 1), (3, 70)):
+    for size in ((41, 51), (1, 1), (3, 70)):
         inputs = batch(3, 48, 72)
         inputs = {name: tensor[..., : size[0], : size[1]] for name, tensor in inputs.items()}
         found = form(inputs["image"].masked_fill(inputs["mask"] > 0, torch.nan), inputs["mask"])
@@ -137,7 +143,7 @@ def test_the_file_says_what_it_is_and_what_it_takes(weights, tmp_path: Path, cap
 
 
 def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path, out = weights(prefill="none"), tmp_path / "m.onnx"
+    path, out = weights(prefill="none", structure_prior="none"), tmp_path / "m.onnx"
     with monkeypatch.context() as patched:
         patched.setattr(export, "filled_by_torch", lambda _, inputs: inputs["image"] * 0.999)
         with pytest.raises(OutputError, match="differs from PyTorch's by"):
@@ -150,7 +156,7 @@ def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytes
     assert done.apart is None and "not checked" in done.line(out) and out.is_file()
 
 
-def test_what_cannot_be_exported_is_refused_in_one_line(weights, small, tmp_path: Path):
+def test_what_cannot_be_exported_is_refused_in_one_line(weights, tmp_path: Path):
     path, out = weights(), tmp_path / "m.onnx"
     for request, told in [
         (ExportRequest(path, tmp_path / "m.pt"), r"name it \*\.onnx"),
@@ -159,8 +165,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(weights, small, tmp_path
     ]:
         with pytest.raises(InputError, match=told):
             export_onnx(request)
-    config = small(model={"name": "hifill", "structure_prior": "none", "prefill": "none", "residual": False})
-    config.model.position_grid = 64
+    config = build_config({"model": {"name": "hifill", "width": 4}})
     peer = tmp_path / "peer.safetensors"
     save_shared_weights(peer, build_generator(config.model), config, 1)
     with pytest.raises(InputError, match=r"peer\.safetensors: a network of model\.name=hifill"):
