@@ -66,7 +66,10 @@ def batch(channels: int, height: int, width: int) -> dict[str, Tensor]:
 def test_onnx_runtime_fills_as_pytorch_does(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("igll.models.export.PYRAMID_LEVELS", 8)  # enough for these sizes, and written sooner
+    # Enough for these sizes, and written sooner; all of them: below, without the file.
+    monkeypatch.setattr("igll.models.export.PYRAMID_LEVELS", 7)
+    monkeypatch.setattr("igll.models.export.HARMONIC_SWEEPS", 2)
+    monkeypatch.setattr("igll.models.layers.HARMONIC_SWEEPS", 2)
     net = lively(settings)
     export.write_graph(net, tmp_path / "g.onnx")
     session = export.open_session(tmp_path / "g.onnx", threads=1)
@@ -147,12 +150,12 @@ def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(export, "filled_by_torch", lambda _, inputs: inputs["image"] * 0.999)
         with pytest.raises(OutputError, match="differs from PyTorch's by"):
-            export_onnx(ExportRequest(path, out))
+            export_onnx(ExportRequest(path, out, (32, 32)))
     assert not list(tmp_path.glob("*m*.onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r'onnxruntime is not installed.*pip install "\.\[onnx\]"'):
         export_onnx(ExportRequest(path, out))
-    done = export_onnx(ExportRequest(path, out, check=False))
+    done = export_onnx(ExportRequest(path, out, (32, 32), check=False))
     assert done.apart is None and "not checked" in done.line(out) and out.is_file()
 
 
@@ -171,3 +174,19 @@ def test_what_cannot_be_exported_is_refused_in_one_line(weights, tmp_path: Path)
     with pytest.raises(InputError, match=r"peer\.safetensors: a network of model\.name=hifill"):
         export_onnx(ExportRequest(peer, out))
     assert not out.exists()
+
+
+def test_the_file_is_timed_against_pytorch(weights, capsys):
+    from scripts.onnx_speed import main
+
+    threads = torch.get_num_threads()
+    try:
+        assert (
+            main([str(weights(structure_prior="none", prefill="mean")), "--size", "64", "--rounds", "1"]) == 0
+        )
+    finally:
+        torch.set_num_threads(threads)
+    rows = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == [10, 25, 77]
+    for _, runtime, pytorch, ratio, apart in rows:
+        assert min(runtime, pytorch, ratio) > 0 and apart < EXACT
