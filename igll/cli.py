@@ -256,6 +256,40 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
         os._exit(end.code)
 
 
+def export(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point ``igll-export``."""
+    parser = argparse.ArgumentParser(
+        "igll-export",
+        description="Write a trained network as ONNX, for runtimes without Python; values are in [0, 1].",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint written by igll-train")
+    parser.add_argument("--out", required=True, help="the file to write, *.onnx")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width, for runtimes that want them fixed (default: any)",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="hold ONNX Runtime's result against PyTorch's, and write nothing if they differ (default)",
+    )
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        from igll.engine.export import ExportRequest, export_onnx
+
+        size = None if options.size is None else (options.size[0], options.size[1])
+        request = ExportRequest(options.checkpoint, Path(options.out), size, options.check)
+        print(export_onnx(request).line(request.out))
+        return 0
+
+    exit_with(work)
+
+
 def _port(text: str) -> int:
     """A port's number, for argparse."""
     number = int(text)
@@ -329,6 +363,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], NoReturn]] = {
     "evaluate": evaluate,
     "infer": infer,
     "demo": demo,
+    "export": export,
 }
 
 if __name__ == "__main__":

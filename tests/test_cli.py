@@ -11,7 +11,7 @@ import pytest
 from igll.cli import exit_with
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-ENTRIES = ("train", "evaluate", "infer", "demo")
+ENTRIES = ("train", "evaluate", "infer", "demo", "export")
 
 
 def call(entry: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -49,7 +49,7 @@ def test_eval_tells_of_its_commands_and_each_has_its_own_help():
 
 
 def test_installed_commands_exist():
-    for name in ("igll-train", "igll-eval", "igll-infer", "igll-demo"):
+    for name in ("igll-train", "igll-eval", "igll-infer", "igll-demo", "igll-export"):
         done = subprocess.run(
             [Path(sys.executable).with_name(name), "--help"], capture_output=True, check=False
         )

@@ -1,0 +1,192 @@
+"""The ONNX file fills as PyTorch does, whatever is missing, and says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import igll.engine.export as export
+from igll.cli import export as entry_point
+from igll.config import build_config
+from igll.engine.export import ExportRequest, export_onnx
+from igll.engine.shared_weights import save_shared_weights
+from igll.errors import InputError, OutputError
+from igll.models.export import GraphForm
+from igll.models.generator import Generator
+from igll.registry import build_generator
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+EXACT = 1e-5  # of values in [0, 1]; the largest difference seen is 3e-6
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"structure_prior": "learned", "prefill": "harmonic", "residual": True, "score_scale": 10.0},
+    {"structure_prior": "none", "prefill": "pyramid", "heads": 3, "position": False, "select": "best"},
+    {"structure_prior": "reference", "prefill": "mean", "gam": "vanilla", "residual": True},
+    {"structure_prior": "none", "ffsm": "vanilla", "image_channels": 1},
+]
+# Both beside the size that is traced; the second is no multiple of the stride.
+SIZES = [(48, 72), (41, 51)]
+
+
+def lively(settings: dict[str, Any]) -> Generator:
+    """Weights away from where training starts, so that attention, positions and the last layer count."""
+    torch.manual_seed(0)
+    net = Generator(**{"width": 4, "position_grid": 8, **settings})
+    for name, parameter in net.named_parameters():
+        if ".attention." in name and "decoder" not in name:
+            nn.init.normal_(parameter, std=0.2)
+        if name.endswith("decoder.8.weight"):
+            nn.init.normal_(parameter, std=0.05)
+    return net.eval()
+
+
+def batch(channels: int, height: int, width: int) -> dict[str, Tensor]:
+    """In turn: a square; blots; all but a strip; one pixel; no hole; everything."""
+    draw = torch.Generator().manual_seed(1)
+    mask = torch.zeros(6, 1, height, width)
+    mask[0, :, 12:28, 20:36] = 1
+    for row, column in torch.randint(0, 36, (8, 2), generator=draw).tolist():
+        mask[1, :, row : row + 4, column : column + 7] = 1
+    mask[2, :, :, 14:] = 1
+    mask[3, :, 17, 22] = 1
+    mask[5] = 1
+    image = torch.rand(6, channels, height, width, generator=draw)
+    return {"image": image, "mask": mask, "edge": torch.rand(mask.shape, generator=draw)}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_onnx_runtime_fills_as_pytorch_does(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Enough for these sizes, and written sooner; all of them: below, without the file.
+    monkeypatch.setattr("igll.models.export.PYRAMID_LEVELS", 7)
+    monkeypatch.setattr("igll.models.export.HARMONIC_SWEEPS", 2)
+    monkeypatch.setattr("igll.models.layers.HARMONIC_SWEEPS", 2)
+    net = lively(settings)
+    export.write_graph(net, tmp_path / "g.onnx")
+    session = export.open_session(tmp_path / "g.onnx", threads=1)
+    for size in SIZES:
+        inputs = batch(net.image_channels, *size)
+        wanted = export.filled_by_torch(net, inputs)
+        painted = inputs["mask"].expand_as(wanted) > 0.5
+        assert float((wanted - inputs["image"])[painted].abs().mean()) > 0.05
+        for samples in ([0, 1, 2, 3, 4, 5], [1], [3], [4], [5]):
+            part = {name: tensor[samples] for name, tensor in inputs.items()}
+            found = torch.from_numpy(export.run(session, part))
+            known = ~painted[samples]
+            assert torch.equal(found[known], part["image"][known])
+            assert float((found - wanted[samples]).abs().max()) < EXACT, (size, samples)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "select"),
+    [("none", "best"), ("mean", "softmax"), ("pyramid", "best"), ("harmonic", "softmax")],
+)
+@torch.no_grad()
+def test_the_graph_is_that_of_the_generator(prefill: str, select: str):
+    net = lively({"prefill": prefill, "select": select, "residual": True, "structure_prior": "none"})
+    form = GraphForm(net)
+    for size in ((41, 51), (1, 1), (3, 70)):
+        inputs = batch(3, 48, 72)
+        inputs = {name: tensor[..., : size[0], : size[1]] for name, tensor in inputs.items()}
+        found = form(inputs["image"].masked_fill(inputs["mask"] > 0, torch.nan), inputs["mask"])
+        assert float((found - export.filled_by_torch(net, inputs)).abs().max()) < EXACT, size
+
+
+def test_the_generator_stays_as_it_was():
+    net = lively({})
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    GraphForm(net)
+    assert type(net) is Generator
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.fixture
+def weights(small, tmp_path: Path):
+    def write(**model: Any) -> Path:
+        torch.manual_seed(0)
+        config = small(model=model)
+        path = tmp_path / "w.safetensors"
+        save_shared_weights(path, build_generator(config.model), config, 12, "float32")
+        return path
+
+    return write
+
+
+def test_the_file_says_what_it_is_and_what_it_takes(weights, tmp_path: Path, capsys):
+    path, out = weights(structure_prior="oracle", prefill="none"), tmp_path / "new" / "m.onnx"
+    with pytest.raises(SystemExit) as end:
+        entry_point([str(path), "--out", str(out), "--size", "40", "36"])
+    assert end.value.code == 0
+    told = capsys.readouterr()
+    assert "step 12, prior oracle, at most" in told.out and not told.err
+    model = onnx.load(out)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (
+        metadata["structure_prior"].startswith("oracle: ") and "no real hole" in metadata["structure_prior"]
+    )
+    assert {"igll_version", "input_image", "input_mask", "input_edge", "output_filled"} <= metadata.keys()
+    assert (metadata["step"], metadata["weights"]) == ("12", "ema")
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    one = ["batch", 1, 40, 36]
+    whole = ["batch", 3, 40, 36]
+    assert shapes == {"image": whole, "mask": one, "edge": one, "filled": whole}
+
+
+def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, out = weights(prefill="none", structure_prior="none"), tmp_path / "m.onnx"
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "filled_by_torch", lambda _, inputs: inputs["image"] * 0.999)
+        with pytest.raises(OutputError, match="differs from PyTorch's by"):
+            export_onnx(ExportRequest(path, out, (32, 32)))
+    assert not list(tmp_path.glob("*m*.onnx"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'onnxruntime is not installed.*pip install "\.\[onnx\]"'):
+        export_onnx(ExportRequest(path, out))
+    done = export_onnx(ExportRequest(path, out, (32, 32), check=False))
+    assert done.apart is None and "not checked" in done.line(out) and out.is_file()
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(weights, tmp_path: Path):
+    path, out = weights(), tmp_path / "m.onnx"
+    for request, told in [
+        (ExportRequest(path, tmp_path / "m.pt"), r"name it \*\.onnx"),
+        (ExportRequest(path, out, (0, 64)), "from 1 to 4096"),
+        (ExportRequest(tmp_path / "none.pt", out), "none.pt: no such"),
+    ]:
+        with pytest.raises(InputError, match=told):
+            export_onnx(request)
+    config = build_config({"model": {"name": "hifill", "width": 4}})
+    peer = tmp_path / "peer.safetensors"
+    save_shared_weights(peer, build_generator(config.model), config, 1)
+    with pytest.raises(InputError, match=r"peer\.safetensors: a network of model\.name=hifill"):
+        export_onnx(ExportRequest(peer, out))
+    assert not out.exists()
+
+
+def test_the_file_is_timed_against_pytorch(weights, capsys):
+    from scripts.onnx_speed import main
+
+    threads = torch.get_num_threads()
+    try:
+        assert (
+            main([str(weights(structure_prior="none", prefill="mean")), "--size", "64", "--rounds", "1"]) == 0
+        )
+    finally:
+        torch.set_num_threads(threads)
+    rows = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == [10, 25, 77]
+    for _, runtime, pytorch, ratio, apart in rows:
+        assert min(runtime, pytorch, ratio) > 0 and apart < EXACT
