@@ -1,0 +1,196 @@
+"""Shipped weights beside the methods without training, on the same images and holes of several datasets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from igll.baselines import CLASSICAL_TITLES, require_packages
+from igll.config import Config, load_config
+from igll.data.real_masks import write_masks
+from igll.engine.release_tables import Score, write_release_tables
+from igll.engine.results import load_results
+from igll.engine.reuse import is_measured, measure
+from igll.engine.trained import load_generator
+from igll.errors import InputError
+from igll.storage import make_folder
+
+
+class Family(NamedTuple):
+    """Holes of one sort.
+
+    Attributes:
+        title: What tables call it.
+        rules: Settings that make the holes; empty where they are cut out of mask files.
+    """
+
+    title: str
+    rules: tuple[str, ...] = ()
+
+
+# With 256 pixels the sets of the same names in docs/protocols.md.
+FAMILIES: dict[str, Family] = {
+    "square10": Family("square 10 %", ("mask.kind=square", "mask.ratio=0.1", "mask.placement=paper")),
+    "square25": Family("square 25 %", ("mask.kind=square", "mask.ratio=0.25", "mask.placement=paper")),
+    "square77": Family("square 77 %", ("mask.kind=square", "mask.ratio=0.77", "mask.placement=paper")),
+    "irregular25": Family("irregular 25 %", ("mask.kind=irregular", "mask.ratio=0.25")),
+    "clouds": Family("real clouds"),
+    "gaps": Family("real SLC-off gaps"),
+}
+
+
+class ReleaseRequest(NamedTuple):
+    """What to measure.
+
+    Attributes:
+        config: YAML of the task.
+        out: Folder of everything.
+        data: Name of a dataset → its folder of images.
+        masks: Family without rules → mask files that its holes are cut out of; families that are not here
+            are left out.
+        networks: Name → weights; the first is the one that the others are compared with.
+        methods: Methods without training, in the order in which they are measured.
+        limits: Method → number of images of each dataset, evenly spread, that it is measured on.
+        steps: What to do, out of ``networks``, ``methods`` and ``tables``.
+        overrides: ``key.sub=value`` for all.
+    """
+
+    config: Path
+    out: Path
+    data: Mapping[str, Path]
+    masks: Mapping[str, Sequence[Path]]
+    networks: Mapping[str, Path]
+    methods: Sequence[str]
+    limits: Mapping[str, int]
+    steps: Sequence[str] = ("networks", "methods", "tables")
+    overrides: Sequence[str] = ()
+
+
+class _Task(NamedTuple):
+    """One evaluation: a network's or a method's, on a family of holes in a dataset."""
+
+    dataset: str
+    family: str
+    name: str
+    folder: Path
+    config: Config
+    checkpoint: Path | None
+
+
+def release_scores(request: ReleaseRequest) -> int:
+    """Measure networks, then methods, and write the tables; what is measured already is left as it is.
+
+    A method's evaluations do not depend on the weights: with others, only the network is measured again.
+    Below ``out``: ``masks/``, ``methods/DATASET/FAMILY/METHOD``, ``networks/NAME-HASH/DATASET/FAMILY`` and
+    ``release_scores.md``, ``.csv`` and ``.json``.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: If the input has to change; see the message.
+    """
+    if not request.networks and set(request.steps) != {"methods"}:
+        raise InputError("--checkpoint: nothing to compare the methods with; name the weights")
+    require_packages(request.methods)
+    make_folder(request.out)
+    families = [name for name, family in FAMILIES.items() if family.rules or request.masks.get(name)]
+    holes = {
+        (dataset, family): _holes(request, dataset, family) for dataset in request.data for family in families
+    }
+    networks, methods = list(_network_tasks(request, holes)), list(_method_tasks(request, holes))
+    chosen = [
+        *(networks if "networks" in request.steps else []),
+        *(methods if "methods" in request.steps else []),
+    ]
+    for number, task in enumerate(chosen, start=1):
+        if not _is_measured(task):
+            print(f"\n{number} of {len(chosen)}: {task.name}, {task.dataset}, {task.family}", flush=True)
+            measure(task.config, task.checkpoint, task.folder)
+    if "tables" in request.steps:
+        scores = [_score(task) for task in [*networks, *methods] if _is_measured(task)]
+        missing = [task for task in [*networks, *methods] if not _is_measured(task)]
+        notes = [f"Not measured yet: {task.name} on {task.dataset}, {task.family}." for task in missing]
+        write_release_tables(scores, next(iter(request.networks)), request.out, _origins(request), notes)
+    return 0
+
+
+def _holes(request: ReleaseRequest, dataset: str, family: str) -> tuple[str, ...]:
+    """The settings that make a family's holes on a dataset; writes those that are cut out of files."""
+    rules = FAMILIES[family].rules
+    if rules:
+        return rules
+    folder = request.data[dataset]
+    masks = write_masks(folder, request.masks[family], request.out / "masks" / dataset / family)
+    return ("mask.kind=files", f"mask.root={_quoted(masks.resolve())}")
+
+
+def _network_tasks(
+    request: ReleaseRequest, holes: Mapping[tuple[str, str], Sequence[str]]
+) -> Iterator[_Task]:
+    """Every network on every dataset and family; weights of another content have a folder of their own."""
+    for name, checkpoint in request.networks.items():
+        folder = request.out / "networks" / f"{_folder_name(name)}-{_digest(checkpoint)[:8]}"
+        for (dataset, family), rules in holes.items():
+            config = _config(request, dataset, rules)
+            yield _Task(dataset, family, name, folder / dataset / family, config, checkpoint)
+
+
+def _method_tasks(request: ReleaseRequest, holes: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[_Task]:
+    """Every method on every dataset and family; a method is through with all before the next one begins."""
+    for method in request.methods:
+        own = [f"eval.floors=[{method}]"]
+        if method in request.limits:
+            own.append(f"data.test_limit={request.limits[method]}")
+        for (dataset, family), rules in holes.items():
+            folder = request.out / "methods" / dataset / family / method
+            config = _config(request, dataset, [*rules, *own])
+            yield _Task(dataset, family, CLASSICAL_TITLES[method], folder, config, None)
+
+
+def _config(request: ReleaseRequest, dataset: str, rules: Sequence[str]) -> Config:
+    place = f"data.val_root={_quoted(request.data[dataset].resolve())}"
+    return load_config(request.config, [*request.overrides, place, *rules])
+
+
+def _is_measured(task: _Task) -> bool:
+    return is_measured(task.folder, task.config, task.checkpoint)
+
+
+def _score(task: _Task) -> Score:
+    """An evaluation under the name that tables have for it."""
+    results = load_results(task.folder)
+    method = next(iter(results.methods.values()))
+    title, network = FAMILIES[task.family].title, task.checkpoint is not None
+    return Score(task.dataset, title, task.name, network, results, method)
+
+
+def _origins(request: ReleaseRequest) -> list[str]:
+    """Which files the networks came from, one line each."""
+    lines = []
+    for name, path in request.networks.items():
+        _, trained, step = load_generator(path)
+        prior = trained.model.structure_prior
+        lines.append(
+            f"{name}: `{path.name}`, SHA-256 {_digest(path)[:16]}…, {step:,} training steps, structure prior "
+            f"{prior}."
+        )
+    return lines
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file of weights") from None
+
+
+def _folder_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _quoted(path: Path) -> str:
+    """A path as YAML text, whatever is in its name."""
+    return "'" + str(path).replace("'", "''") + "'"
