@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from igll.baselines import CLASSICAL_TITLES, require_packages
 from igll.config import Config, load_config
+from igll.data.files import list_images, read_mask
 from igll.data.real_masks import write_masks
+from igll.engine.edge_maps import sees_ground_truth_edges
 from igll.engine.release_tables import Score, write_release_tables
 from igll.engine.results import load_results
 from igll.engine.reuse import is_measured, measure
 from igll.engine.trained import load_generator
 from igll.errors import InputError
+from igll.metrics import average
 from igll.storage import make_folder
 
 
@@ -90,10 +94,12 @@ def release_scores(request: ReleaseRequest) -> int:
         0.
 
     Raises:
-        InputError: If the input has to change; see the message.
+        InputError: If the input has to change, or the first network is given edges of the ground truth: blind
+            and oracle never share a table; see the message.
     """
     if not request.networks and set(request.steps) != {"methods"}:
         raise InputError("--checkpoint: nothing to compare the methods with; name the weights")
+    origins = _origins(request.networks)
     require_packages(request.methods)
     make_folder(request.out)
     families = [name for name, family in FAMILIES.items() if family.rules or request.masks.get(name)]
@@ -113,7 +119,7 @@ def release_scores(request: ReleaseRequest) -> int:
         scores = [_score(task) for task in [*networks, *methods] if _is_measured(task)]
         missing = [task for task in [*networks, *methods] if not _is_measured(task)]
         notes = [f"Not measured yet: {task.name} on {task.dataset}, {task.family}." for task in missing]
-        write_release_tables(scores, next(iter(request.networks)), request.out, _origins(request), notes)
+        write_release_tables(scores, next(iter(request.networks)), request.out, origins, notes)
     return 0
 
 
@@ -163,20 +169,38 @@ def _score(task: _Task) -> Score:
     """An evaluation under the name that tables have for it."""
     results = load_results(task.folder)
     method = next(iter(results.methods.values()))
-    title, network = FAMILIES[task.family].title, task.checkpoint is not None
-    return Score(task.dataset, title, task.name, network, results, method)
+    return Score(task.dataset, _title(task), task.name, task.checkpoint is not None, results, method)
 
 
-def _origins(request: ReleaseRequest) -> list[str]:
-    """Which files the networks came from, one line each."""
-    lines = []
-    for name, path in request.networks.items():
+def _title(task: _Task) -> str:
+    """What tables call the holes; of those cut out of files with their mean share of missing pixels."""
+    title = FAMILIES[task.family].title
+    if task.config.mask.root is None:
+        return title
+    return f"{title}, {100 * _mean_share(Path(task.config.mask.root)):.0f} %"
+
+
+@cache
+def _mean_share(masks: Path) -> float:
+    return average([float(read_mask(path).mean()) for path in list_images(masks)])
+
+
+def _origins(networks: Mapping[str, Path]) -> list[str]:
+    """Which files the networks came from, one line each.
+
+    Raises:
+        InputError: The first, with which the others are compared, is given edges of the ground truth.
+    """
+    lines: list[str] = []
+    for name, path in networks.items():
         _, trained, step = load_generator(path)
-        prior = trained.model.structure_prior
-        lines.append(
-            f"{name}: `{path.name}`, SHA-256 {_digest(path)[:16]}…, {step:,} training steps, structure prior "
-            f"{prior}."
-        )
+        if not lines and sees_ground_truth_edges(trained):
+            raise InputError(
+                f"{path}: is given the ground truth's edges; name blind weights as --checkpoint, and these "
+                "with --also"
+            )
+        prior, digest = trained.model.structure_prior, _digest(path)[:16]
+        lines.append(f"{name}: `{path.name}`, SHA-256 {digest}…, {step:,} steps, structure prior {prior}.")
     return lines
 
 
