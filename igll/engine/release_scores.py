@@ -133,12 +133,22 @@ def _holes(request: ReleaseRequest, dataset: str, family: str) -> tuple[str, ...
     return ("mask.kind=files", f"mask.root={_quoted(masks.resolve())}")
 
 
+def network_folder(out: Path, name: str, checkpoint: Path) -> Path:
+    """Where a network's evaluations are; weights of another content have a folder of their own.
+
+    Raises:
+        InputError: The weights cannot be read.
+    """
+    word = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return out / "networks" / f"{word}-{_digest(checkpoint)[:8]}"
+
+
 def _network_tasks(
     request: ReleaseRequest, holes: Mapping[tuple[str, str], Sequence[str]]
 ) -> Iterator[_Task]:
-    """Every network on every dataset and family; weights of another content have a folder of their own."""
+    """Every network on every dataset and family."""
     for name, checkpoint in request.networks.items():
-        folder = request.out / "networks" / f"{_folder_name(name)}-{_digest(checkpoint)[:8]}"
+        folder = network_folder(request.out, name, checkpoint)
         for (dataset, family), rules in holes.items():
             config = _config(request, dataset, rules)
             yield _Task(dataset, family, name, folder / dataset / family, config, checkpoint)
@@ -209,10 +219,6 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file of weights") from None
-
-
-def _folder_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def _quoted(path: Path) -> str:

@@ -77,8 +77,10 @@ class Cell:
             metric: Out of ``PAIRED``.
             networks: Whether networks take part.
         """
+        if self.reference is None or math.isnan(self.reference.method.means.get(metric, math.nan)):
+            return None
         sign = 1 if HIGHER_IS_BETTER[metric] else -1
-        ranked = [(0.0, self.reference)] if networks and self.reference else []
+        ranked = [(0.0, self.reference)] if networks else []
         for score in self.scores:
             found = self.differences.get(score.name, {}).get(metric)
             if found and not math.isnan(found.difference) and (networks or not score.network):
