@@ -19,7 +19,7 @@ from igll.baselines import CLASSICAL
 from igll.cli import OVERRIDES, exit_with
 from igll.errors import InputError
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "release_scores.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "release" / "scores.yaml"
 STEPS = ("networks", "methods", "tables")
 
 

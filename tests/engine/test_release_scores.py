@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from igll.config import load_config
 from igll.data.files import read_image, read_mask
+from igll.data.frozen import FROZEN_SETS, SEED, SIDE
 from igll.data.synthetic import render_scene
+from igll.engine import release_scores as engine
 from igll.engine.compare import compare
 from igll.engine.release_scores import FAMILIES
 from igll.engine.release_tables import NAME, Score, write_release_tables
@@ -24,7 +27,8 @@ from igll.engine.shared_weights import save_shared_weights
 from igll.errors import InputError
 from igll.registry import build_generator
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "release_scores.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT, TASK = ROOT / "scripts" / "release_scores.py", ROOT / "configs" / "release" / "scores.yaml"
 Run = Callable[..., tuple[object, str]]
 
 
@@ -56,15 +60,14 @@ def run(tmp_path: Path, monkeypatch, capsys) -> Run:
             Image.fromarray(render_scene(10 * count + number, 32)).save(path)
     cloud_HW = np.add.outer(np.arange(48), np.arange(48)) % 24 < 8
     Image.fromarray(cloud_HW.astype(np.uint8) * 255).save(tmp_path / "cloud.png")
-    for name in ("square10", "square25", "square77", "gaps"):
-        monkeypatch.delitem(FAMILIES, name)
+    monkeypatch.setattr(engine, "FAMILIES", {name: FAMILIES[name] for name in ("irregular25", "clouds")})
     main = runpy.run_path(str(SCRIPT))["main"]
 
     def call(*arguments: object, methods: tuple[str, ...] = ("harmonic", "mean_of_known")):
         given = [
             "--out", tmp_path / "out", "--data", f"one={tmp_path / 'one'}", f"two={tmp_path / 'two'}",
             "--clouds", tmp_path / "cloud.png", "--methods", *methods, *arguments,
-            "--set", "data.crop_size=32", "eval.metrics=[psnr_hole, psnr]",
+            "--set", "data.crop_size=32", "eval.metrics=[psnr_hole]",
             f"edges.cache={tmp_path / 'maps'}",
         ]  # fmt: skip
         with pytest.raises(SystemExit) as end:
@@ -80,6 +83,18 @@ def stored(out: Path) -> dict:
 
 def measured(out: Path) -> dict[Path, int]:
     return {path.relative_to(out): path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
+
+
+def test_made_holes_are_the_frozen_sets():
+    made = {name: family for name, family in FAMILIES.items() if family.rules}
+    assert made.keys() == {"square10", "square25", "square77", "irregular25"}
+    for name, family in made.items():
+        config = load_config(TASK, family.rules)
+        assert (config.mask.kind, config.mask.ratio) == (FROZEN_SETS[name].kind, FROZEN_SETS[name].ratio)
+        assert config.mask.placement == "paper"
+        assert (config.data.crop_size, config.data.split_seed) == (SIDE, SEED)
+    assert set(config.eval.metrics) == {"psnr_hole", "psnr", "ssim", "lpips"}
+    assert config.eval.lpips_net == "squeeze" and config.eval.floors == []
 
 
 def test_the_numbers_are_those_of_the_images(run, weights, tmp_path: Path):
