@@ -120,12 +120,11 @@ def save_sheet(sheet: Image.Image, path: Path) -> Image.Image:
         InputError: The name ends in something else.
         OutputError: It cannot be written.
     """
-    kinds = {".png": ("PNG", {"optimize": True}), ".jpg": ("JPEG", {"quality": 88, "optimize": True})}
+    kinds = {".png": "PNG", ".jpg": "JPEG"}
     if path.suffix not in kinds:
         raise InputError(f"{path}: a sheet is written as .png or .jpg")
-    kind, options = kinds[path.suffix]
     with replacing(path) as temporary:
-        sheet.save(temporary, kind, **options)
+        sheet.save(temporary, kinds[path.suffix], quality=88, optimize=True)  # PNG has no quality to set
     return sheet
 
 

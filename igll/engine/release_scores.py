@@ -106,18 +106,17 @@ def release_scores(request: ReleaseRequest) -> int:
     holes = {
         (dataset, family): _holes(request, dataset, family) for dataset in request.data for family in families
     }
-    networks, methods = list(_network_tasks(request, holes)), list(_method_tasks(request, holes))
-    chosen = [
-        *(networks if "networks" in request.steps else []),
-        *(methods if "methods" in request.steps else []),
-    ]
-    for number, task in enumerate(chosen, start=1):
-        if not _is_measured(task):
-            print(f"\n{number} of {len(chosen)}: {task.name}, {task.dataset}, {task.family}", flush=True)
+    tasks = [*_network_tasks(request, holes), *_method_tasks(request, holes)]
+    measured, missing = [], []
+    for number, task in enumerate(tasks, start=1):
+        wanted = ("methods" if task.checkpoint is None else "networks") in request.steps
+        there = is_measured(task.folder, task.config, task.checkpoint)
+        if wanted and not there:
+            print(f"\n{number} of {len(tasks)}: {task.name}, {task.dataset}, {task.family}", flush=True)
             measure(task.config, task.checkpoint, task.folder)
+        (measured if wanted or there else missing).append(task)
     if "tables" in request.steps:
-        scores = [_score(task) for task in [*networks, *methods] if _is_measured(task)]
-        missing = [task for task in [*networks, *methods] if not _is_measured(task)]
+        scores = [_score(task) for task in measured]
         notes = [f"Not measured yet: {task.name} on {task.dataset}, {task.family}." for task in missing]
         write_release_tables(scores, next(iter(request.networks)), request.out, origins, notes)
     return 0
@@ -169,10 +168,6 @@ def _method_tasks(request: ReleaseRequest, holes: Mapping[tuple[str, str], Seque
 def _config(request: ReleaseRequest, dataset: str, rules: Sequence[str]) -> Config:
     place = f"data.val_root={_quoted(request.data[dataset].resolve())}"
     return load_config(request.config, [*request.overrides, place, *rules])
-
-
-def _is_measured(task: _Task) -> bool:
-    return is_measured(task.folder, task.config, task.checkpoint)
 
 
 def _score(task: _Task) -> Score:
