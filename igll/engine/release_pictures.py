@@ -124,7 +124,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> Image.Image:
     if path.suffix not in kinds:
         raise InputError(f"{path}: a sheet is written as .png or .jpg")
     with replacing(path) as temporary:
-        sheet.save(temporary, kinds[path.suffix], quality=88, optimize=True)  # PNG has no quality to set
+        sheet.save(temporary, kinds[path.suffix], quality=80, optimize=True)  # PNG has no quality to set
     return sheet
 
 

@@ -107,7 +107,8 @@ def release_scores(request: ReleaseRequest) -> int:
         (dataset, family): _holes(request, dataset, family) for dataset in request.data for family in families
     }
     tasks = [*_network_tasks(request, holes), *_method_tasks(request, holes)]
-    measured, missing = [], []
+    measured: list[_Task] = []
+    missing: list[_Task] = []
     for number, task in enumerate(tasks, start=1):
         wanted = ("methods" if task.checkpoint is None else "networks") in request.steps
         there = is_measured(task.folder, task.config, task.checkpoint)
