@@ -63,6 +63,23 @@ class _Column:
     results: list[Picture]
 
 
+@dataclass(frozen=True)
+class SheetRows:
+    """The parts of a sheet.
+
+    Attributes:
+        heads: Column titles.
+        pictures: Rows of pictures.
+        titles: Row titles.
+        caption: What is shown.
+    """
+
+    heads: list[str]
+    pictures: list[list[Picture]]
+    titles: list[str]
+    caption: str
+
+
 def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.Image:
     """Fill the same crops and holes with every method and checkpoint; write the sheet as PNG and PDF.
 
@@ -83,6 +100,15 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
         OutputError: A file cannot be written.
     """
     check_ending(out)
+    rows = comparison_rows(config, request)
+    png, pdf = out.with_suffix(".png"), out.with_suffix(".pdf")
+    sheet = picture_sheet(rows.pictures, rows.heads, rows.titles, png, _cell(config), rows.caption)
+    sheet_as_pdf(sheet, pdf)
+    return sheet
+
+
+def comparison_rows(config: Config, request: SheetRequest) -> SheetRows:
+    """What :func:`comparison_sheet` lays out; arguments and errors as there."""
     if len(request.checkpoints) != len(request.names):
         raise InputError(f"--names: {len(request.names)} for {len(request.checkpoints)} checkpoints")
     if not request.checkpoints and not request.methods:
@@ -101,8 +127,6 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
     inputs = [
         paint_hole(to_picture(to_unit(sample["image"])), sample["mask"][0].numpy()) for sample in samples
     ]
-    side = config.data.crop_size
-    cell = side * -(-_CELL // side)  # whole multiples show the pixels as they are
     rows, titles = [], []
     for index, (masked, truth) in enumerate(zip(inputs, truths, strict=True)):
         results = [column.results[index] for column in columns]
@@ -110,13 +134,17 @@ def comparison_sheet(config: Config, request: SheetRequest, out: Path) -> Image.
         titles.append(cases.name(index))
         if request.difference:
             maps = [difference_map(result, truth, request.full) for result in results]
-            rows.append([np.full_like(masked, 255), *maps, colour_scale(cell, request.full)])
+            rows.append([np.full_like(masked, 255), *maps, colour_scale(_cell(config), request.full)])
             titles.append("difference from the truth")
     caption = _caption(config, columns, request)
     heads = ["masked", *(column.title for column in columns), "truth"]
-    sheet = picture_sheet(rows, heads, titles, out.with_suffix(".png"), cell, caption)
-    sheet_as_pdf(sheet, out.with_suffix(".pdf"))
-    return sheet
+    return SheetRows(heads, rows, titles, caption)
+
+
+def _cell(config: Config) -> int:
+    """Side of a picture on the sheet; whole multiples show the pixels as they are."""
+    side = config.data.crop_size
+    return side * -(-_CELL // side)
 
 
 def _without_training(name: str, cases: InpaintingDataset) -> _Column:
