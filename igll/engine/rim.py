@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igll.models.layers import prefill_harmonic
+from igll.models.prefill import prefill_harmonic
 
 # Pixels: steps are averaged along the rim with neighbours so far away, as each holds the ground's own detail.
 _SMOOTHING = 2.0

@@ -22,7 +22,7 @@ from igll.geo.raster import reading
 from igll.geo.reference import Reference
 from igll.geo.scaling import Scaling
 from igll.geo.tiling import Plan, Tile
-from igll.models.layers import prefill_pyramid
+from igll.models.prefill import prefill_pyramid
 from igll.storage import replacing
 
 # Width of the strip along a frame's border in which a hole is given a coarser filling as if it were known.

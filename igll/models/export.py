@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
-from igll.models.layers import HARMONIC_SWEEPS, EnlargingConv2d, hole_on_grid, pad_to_stride
+from igll.models.layers import EnlargingConv2d, hole_on_grid, pad_to_stride
+from igll.models.prefill import prefill_harmonic, prefill_pyramid
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.tokens import to_tokens
 from igll.models.vanilla import VanillaAttention
 
 # The pyramid's levels are written out, as many as an image of 4096 pixels has; of a smaller one, those beyond
 # its last level are a single pixel that nothing changes any more.
-PYRAMID_LEVELS = 12
-LARGEST_SIDE = 2**PYRAMID_LEVELS
+HALVINGS = 12
+LARGEST_SIDE = 2**HALVINGS
 
 
 class GraphForm(nn.Module):
@@ -98,9 +99,10 @@ class _WrittenOut(Generator):
     """A generator whose prefill has the same levels at every size."""
 
     def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        if self.prefill in ("pyramid", "harmonic"):
-            sweeps = HARMONIC_SWEEPS if self.prefill == "harmonic" else 0
-            return pyramid_of_fixed_depth(image_BCHW, mask_B1HW, sweeps)
+        if self.prefill == "pyramid":
+            return prefill_pyramid(image_BCHW, mask_B1HW, halvings=HALVINGS)
+        if self.prefill == "harmonic":
+            return prefill_harmonic(image_BCHW, mask_B1HW, HALVINGS)
         return super()._prefilled(image_BCHW, mask_B1HW)
 
 
@@ -231,42 +233,3 @@ def paste(patch_BPHW: Tensor, hole_B1HW: Tensor) -> Tensor:
 def inner(step: int) -> slice:
     """What of a side framed by one cell stands ``step`` beyond each of the cells inside."""
     return slice(1 + step, step - 1 or None)
-
-
-def pyramid_of_fixed_depth(image_BCHW: Tensor, mask_B1HW: Tensor, sweeps: int) -> Tensor:
-    """:func:`~igll.models.layers.prefill_pyramid` with ``PYRAMID_LEVELS`` levels whatever the size.
-
-    Args:
-        image_BCHW: Image of at most ``LARGEST_SIDE`` pixels a side, zeros in its hole.
-        mask_B1HW: 1 = missing.
-        sweeps: As there.
-    """
-    batch, channels, height, width = image_BCHW.shape
-    planes = (batch * channels, 1, height, width)
-    value_X1HW = image_BCHW.reshape(planes)
-    known_X1HW = (mask_B1HW <= 0.5).to(image_BCHW.dtype).expand_as(image_BCHW).reshape(planes)
-    levels = []
-    for _ in range(PYRAMID_LEVELS):
-        levels.append((value_X1HW, known_X1HW > 0))
-        weight_X1HW = F.avg_pool2d(known_X1HW, 2, ceil_mode=True, count_include_pad=False)
-        total_X1HW = F.avg_pool2d(value_X1HW, 2, ceil_mode=True, count_include_pad=False)
-        value_X1HW = total_X1HW / weight_X1HW.clamp_min(1e-6)
-        known_X1HW = (weight_X1HW > 0).to(image_BCHW.dtype)
-    filled_X1HW = value_X1HW
-    for value_X1HW, known in reversed(levels):
-        height, width = value_X1HW.shape[-2:]
-        enlarged_X1HW = F.interpolate(filled_X1HW, scale_factor=2.0, mode="bilinear", align_corners=False)
-        filled_X1HW = torch.where(known, value_X1HW, enlarged_X1HW[..., :height, :width])
-        filled_X1HW = relaxed(filled_X1HW, known, sweeps)
-    return filled_X1HW.reshape(image_BCHW.shape)
-
-
-def relaxed(image_X1HW: Tensor, known_X1HW: Tensor, sweeps: int) -> Tensor:
-    """Sweeps that replace what is not known by the mean of its four neighbours; the border repeats."""
-    cross_1133 = torch.tensor([[[[0.0, 0.25, 0.0], [0.25, 0.0, 0.25], [0.0, 0.25, 0.0]]]]).to(image_X1HW)
-    # Beyond the border stands the pixel itself: what zeros take away from the mean.
-    beyond_X1HW = 1 - F.conv2d(torch.ones_like(image_X1HW), cross_1133, padding=1)
-    for _ in range(sweeps):
-        mean_X1HW = F.conv2d(image_X1HW, cross_1133, padding=1) + beyond_X1HW * image_X1HW
-        image_X1HW = torch.where(known_X1HW, image_X1HW, mean_X1HW)
-    return image_X1HW

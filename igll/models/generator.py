@@ -16,10 +16,8 @@ from igll.models.layers import (
     composite,
     hole_on_grid,
     pad_to_stride,
-    prefill_harmonic,
-    prefill_mean,
-    prefill_pyramid,
 )
+from igll.models.prefill import prefill_harmonic, prefill_mean, prefill_pyramid
 from igll.models.reconstruction import ReconstructionNet, SkippingNet
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.vanilla import VanillaAttention

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from igll.models.hole_layout import HoleLayout
 
-# Per level of the pyramid. Eight times as many come three times closer to the membrane (see
-# tests/models/test_harmonic.py for what these reach) and fill smooth images at most 0.25 dB better.
-HARMONIC_SWEEPS = 16
 STRIDE = 4  # the feature grid is a quarter of the image on each side
 # How many tokens beyond the hole its pixels depend on, from the attention's result on: two convolutions, and
 # the decoder's two at a quarter, two at half and three at full resolution, 15 pixels in all.
@@ -168,63 +165,3 @@ def pad_to_stride(tensor_BCHW: Tensor, stride: int = STRIDE) -> Tensor:
     """Repeat the last row and column until both sides are divisible by the stride."""
     height, width = tensor_BCHW.shape[-2:]
     return F.pad(tensor_BCHW, (0, -width % stride, 0, -height % stride), mode="replicate")
-
-
-def prefill_mean(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
-    """Put each image's mean of its known pixels, channel by channel, into its hole (0 if none is known)."""
-    known_B1HW = (mask_B1HW <= 0.5).to(image_BCHW.dtype)
-    total_BC11 = torch.where(mask_B1HW > 0.5, 0.0, image_BCHW).sum((2, 3), keepdim=True)
-    mean_BC11 = total_BC11 / known_B1HW.sum((2, 3), keepdim=True).clamp_min(1.0)
-    return composite(mean_BC11.expand_as(image_BCHW), image_BCHW, mask_B1HW)
-
-
-def prefill_pyramid(image_BCHW: Tensor, mask_B1HW: Tensor, sweeps: int = 0) -> Tensor:
-    """Fill the hole smoothly by a push-pull pyramid (Gortler et al. 1996, *The Lumigraph*, section 3.4).
-
-    Known pixels are averaged downwards, level by level, until no hole is left; the way up fills each
-    level's hole by the bilinear enlargement of the level below. No parameters, batched.
-
-    Args:
-        image_BCHW: Image; what stands in the hole is ignored, NaN included.
-        mask_B1HW: 1 = missing.
-        sweeps: How often each level's hole is then replaced by the averages of its four neighbours.
-
-    Returns:
-        Image of the same shape, known pixels bit-identical; 0 in an image without known pixels.
-    """
-    value_BCHW = torch.where(mask_B1HW > 0.5, 0.0, image_BCHW)
-    known_B1HW = (mask_B1HW <= 0.5).to(image_BCHW.dtype)
-    levels = [(value_BCHW, known_B1HW)]
-    while max(value_BCHW.shape[-2:]) > 1:
-        weight_B1HW = F.avg_pool2d(known_B1HW, 2, ceil_mode=True, count_include_pad=False)
-        total_BCHW = F.avg_pool2d(value_BCHW, 2, ceil_mode=True, count_include_pad=False)
-        value_BCHW = total_BCHW / weight_B1HW.clamp_min(1e-6)
-        known_B1HW = (weight_B1HW > 0).to(image_BCHW.dtype)
-        levels.append((value_BCHW, known_B1HW))
-    filled_BCHW = value_BCHW
-    for value_BCHW, known_B1HW in reversed(levels[:-1]):
-        height, width = value_BCHW.shape[-2:]
-        # Enlarged by two exactly, then cut: a cell stays over the pixels that it was averaged from.
-        enlarged_BCHW = F.interpolate(filled_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False)
-        filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, enlarged_BCHW[..., :height, :width])
-        for _ in range(sweeps):
-            filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, _neighbour_mean(filled_BCHW))
-    return filled_BCHW
-
-
-def prefill_harmonic(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
-    """Fill the hole with a membrane stretched over its rim: Laplace's equation, nearly solved.
-
-    The pyramid gives every level its start, ``HARMONIC_SWEEPS`` Jacobi sweeps relax it (a cascadic multigrid,
-    Bornemann & Deuflhard 1996); at the image's border the membrane is free. On smooth images of 64 × 64
-    pixels the result is within 6 % of the rim's range of the exact membrane (root mean square 2.5 %), on
-    white noise within 14 % (4 %). Arguments and result as in :func:`prefill_pyramid`.
-    """
-    return prefill_pyramid(image_BCHW, mask_B1HW, HARMONIC_SWEEPS)
-
-
-def _neighbour_mean(image_BCHW: Tensor) -> Tensor:
-    """Mean of the four neighbours; beyond the border the border repeats."""
-    wide = F.pad(image_BCHW, (1, 1, 1, 1), mode="replicate")
-    rows, columns = wide[..., 1:-1], wide[..., 1:-1, :]
-    return (rows[..., 2:, :] + rows[..., :-2, :] + columns[..., 2:] + columns[..., :-2]) / 4

@@ -29,6 +29,7 @@ SETTINGS: list[dict[str, Any]] = [
     {},
     {"structure_prior": "learned", "prefill": "harmonic", "residual": True, "score_scale": 10.0},
     {"structure_prior": "none", "prefill": "pyramid", "heads": 3, "position": False, "select": "best"},
+    {"structure_prior": "none", "prefill": "harmonic", "residual": True, "skips": True},
     {"structure_prior": "reference", "prefill": "mean", "gam": "vanilla", "residual": True},
     {"structure_prior": "none", "ffsm": "vanilla", "image_channels": 1},
 ]
@@ -67,9 +68,7 @@ def test_onnx_runtime_fills_as_pytorch_does(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Enough for these sizes, and written sooner; all of them: below, without the file.
-    monkeypatch.setattr("igll.models.export.PYRAMID_LEVELS", 7)
-    monkeypatch.setattr("igll.models.export.HARMONIC_SWEEPS", 2)
-    monkeypatch.setattr("igll.models.layers.HARMONIC_SWEEPS", 2)
+    monkeypatch.setattr("igll.models.export.HALVINGS", 7)
     net = lively(settings)
     export.write_graph(net, tmp_path / "g.onnx")
     session = export.open_session(tmp_path / "g.onnx", threads=1)

