@@ -69,6 +69,7 @@ def test_onnx_runtime_fills_as_pytorch_does(
 ):
     # Enough for these sizes, and written sooner; all of them: below, without the file.
     monkeypatch.setattr("igll.models.export.HALVINGS", 7)
+    monkeypatch.setattr("igll.models.prefill.ITERATIONS", 1)
     net = lively(settings)
     export.write_graph(net, tmp_path / "g.onnx")
     session = export.open_session(tmp_path / "g.onnx", threads=1)
