@@ -29,7 +29,7 @@ class ShippedWeights:
 
 SHIPPED = {
     "igll-small": ShippedWeights(
-        "igll-small.safetensors", "62fea89288d4d4e65b5e4aec3087c62f7d43398213570826e6f379eec543d5b0"
+        "igll-small.safetensors", "45cede3c0c00a57ac1cebcae8d0464d4a92fd9ed594804653d2dcebde327f776"
     ),
 }
 BEST = "igll-small"
