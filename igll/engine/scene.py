@@ -39,7 +39,7 @@ from igll.geo.tiling import Plan, TileSizes, plan_tiles, shows_ground
 from igll.storage import replacing
 
 # Changes whenever the same request may give another result.
-_FORMAT = 2
+_FORMAT = 3
 _PART = 1024
 # Per cent of the known pixels that lie beyond either limit of a band, unless told otherwise.
 _CUT = 0.5
