@@ -262,7 +262,7 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
         "igll-export",
         description="Write a trained network as ONNX, for runtimes without Python; values are in [0, 1].",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint written by igll-train")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=ACCEPTED)
     parser.add_argument("--out", required=True, help="the file to write, *.onnx")
     parser.add_argument(
         "--size",

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from igll.cli import exit_with
 from igll.engine.shared_weights import OWN_METADATA, save_shared_weights
-from igll.engine.trained import load_generator
+from igll.engine.trained import load_generator, weights_used
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
+from igll.weights import ACCEPTED
 
 
 def main() -> int:
     """Read the checkpoint, write the file, say how large it is and its sha256."""
     parser = argparse.ArgumentParser("export_weights", description="Write weights to share.")
-    parser.add_argument("checkpoint", help="written by igll-train")
+    parser.add_argument("checkpoint", help=ACCEPTED)
     parser.add_argument("--out", type=Path, required=True, help="*.safetensors")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float16")
@@ -30,8 +32,9 @@ def main() -> int:
         if not equals or name in OWN_METADATA:
             raise InputError(f"--note '{note}': write NAME=TEXT, with a name of your own")
         notes[name] = text
-    generator, config, step = load_generator(options.checkpoint, options.weights)
-    averaged = options.weights == "ema" and config.train.ema_decay > 0
+    path = find_weights(options.checkpoint).path
+    generator, config, step = load_generator(path, options.weights)
+    averaged = weights_used(path, options.weights, config) == "ema"
     save_shared_weights(options.out, generator, config, step, options.precision, averaged, notes)
     content = options.out.read_bytes()
     print(f"{options.out}: step {step}, {len(content) / 1e6:.2f} MB, {options.precision}")

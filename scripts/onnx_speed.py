@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from igll.engine.cost import HOLES
     from igll.engine.export import ExportRequest, export_onnx, filled_by_torch, open_session, run
     from igll.engine.trained import load_generator
+    from igll.engine.weights_source import find_weights
     from igll.models import Generator
 
     torch.set_num_threads(1)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = Path(folder) / "model.onnx"
         print(export_onnx(ExportRequest(options.checkpoint, path, check=False)).line(path))
         session = open_session(path, threads=1)
-    generator, config, _ = load_generator(options.checkpoint)
+    generator, config, _ = load_generator(find_weights(options.checkpoint).path)
     assert isinstance(generator, Generator)  # noqa: S101  (export refuses others)
     print("hole (%)  ONNX Runtime (ms)  PyTorch (ms)  ratio  apart")
     for hole in HOLES:

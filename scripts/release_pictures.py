@@ -1,6 +1,6 @@
 """Draws what shipped weights do: before and after, beside other methods, and where they fail.
 
-Usage: python scripts/release_pictures.py --checkpoint igll-small.safetensors --out docs \
+Usage: python scripts/release_pictures.py --checkpoint igll-small --out docs \
            [--scores runs/release_scores --dataset ucmerced]
 
 before_after.png is of embedded scenes. comparison.jpg and failures.jpg are of a dataset on which
@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from igll.baselines import CLASSICAL
 from igll.cli import exit_with
+from igll.weights import ACCEPTED
 
 METHODS = ("harmonic", "fill_nodata", "telea", "patch_match")
 BESIDE_FAILURES = ("harmonic", "patch_match")  # the smoothest and the most textured
@@ -25,7 +26,7 @@ BESIDE_FAILURES = ("harmonic", "patch_match")  # the smoothest and the most text
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Read the arguments and draw."""
     parser = argparse.ArgumentParser("release_pictures.py", description="Pictures of shipped weights.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the weights")
+    parser.add_argument("--checkpoint", metavar="WEIGHTS", required=True, help=ACCEPTED)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--scores", type=Path, help="folder of release_scores.py, for the other two pictures")
     parser.add_argument("--dataset", help="the dataset there whose images are shown")
@@ -40,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     def work() -> int:
         from igll.engine.release_pictures import Evaluations, before_after, failures, overview
+        from igll.engine.weights_source import find_weights
 
-        before_after(options.checkpoint, options.out / "before_after.png")
+        source = find_weights(options.checkpoint)
+        before_after(source, options.out / "before_after.png")
         if options.scores:
-            measured = Evaluations(options.scores, options.name, options.checkpoint, options.dataset)
+            measured = Evaluations(options.scores, options.name, source, options.dataset)
             overview(measured, options.methods, options.out / "comparison.jpg")
             failures(measured, BESIDE_FAILURES, options.out / "failures.jpg")
         print(f"written below {options.out}")

@@ -1,6 +1,6 @@
 """Measures shipped weights and the methods without training on the same images and holes; writes the tables.
 
-Usage: python scripts/release_scores.py --out runs/release_scores --checkpoint igll-small.safetensors \
+Usage: python scripts/release_scores.py --out runs/release_scores --checkpoint igll-small \
            --data rsscn7=rsscn7/val ucmerced=ucmerced_val rice1=rice1/label \
            --clouds cloudmask/*_cloudmask.png --gaps slc_off/*_gapmask.png
 
@@ -18,6 +18,7 @@ from typing import NoReturn
 from igll.baselines import CLASSICAL
 from igll.cli import OVERRIDES, exit_with
 from igll.errors import InputError
+from igll.weights import ACCEPTED
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "release" / "scores.yaml"
 STEPS = ("networks", "methods", "tables")
@@ -27,10 +28,12 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("release_scores.py", description="How good shipped weights are.")
     parser.add_argument("--out", type=Path, default=Path("runs/release_scores"), help="folder of everything")
-    parser.add_argument("--checkpoint", type=Path, help="the weights that the others are compared with")
+    parser.add_argument(
+        "--checkpoint", metavar="WEIGHTS", help=f"what the others are compared with: {ACCEPTED}"
+    )
     parser.add_argument("--name", default="IGLL", help="what tables call them (default: IGLL)")
     parser.add_argument(
-        "--also", nargs="+", default=[], metavar="NAME=FILE", help="further weights beside them"
+        "--also", nargs="+", default=[], metavar="NAME=WEIGHTS", help="further weights beside them"
     )
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="images of 256 × 256")
     parser.add_argument(
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.release_scores import ReleaseRequest, release_scores
 
         networks = {options.name: options.checkpoint} if options.checkpoint else {}
-        also = {name: Path(file) for name, file in pairs(options.also, "--also").items()}
+        also = pairs(options.also, "--also")
         if options.name in also:
             raise InputError(f"--also: '{options.name}' is what --name says; choose another name")
         if options.limit and options.images:

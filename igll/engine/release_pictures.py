@@ -15,6 +15,7 @@ from igll.data.synthetic import render_scene
 from igll.engine.comparison_sheet import SheetRequest, comparison_rows
 from igll.engine.release_scores import FAMILIES, network_folder
 from igll.engine.results import Results, load_results
+from igll.engine.weights_source import WeightsSource
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.metrics import HIGHER_IS_BETTER
@@ -38,7 +39,7 @@ class Evaluations(NamedTuple):
 
     out: Path
     name: str
-    checkpoint: Path
+    checkpoint: WeightsSource
     dataset: str
 
     def folders(self) -> dict[str, Path]:
@@ -54,14 +55,14 @@ class Evaluations(NamedTuple):
         return found
 
 
-def before_after(checkpoint: Path, out: Path) -> Image.Image:
+def before_after(checkpoint: WeightsSource, out: Path) -> Image.Image:
     """Embedded scenes with holes of cloud and gap shapes: what came in, and what the weights made of it.
 
     Raises:
         InputError: The weights cannot be used.
         OutputError: The picture cannot be written.
     """
-    model = Inpainter.from_checkpoint(checkpoint)
+    model = Inpainter.from_checkpoint(checkpoint.path)
     masked, filled = [], []
     for number, (scene, kind) in enumerate(_BEFORE_AFTER):
         image_HWC = render_scene(_SEED, _SIDE, scene)
@@ -69,7 +70,7 @@ def before_after(checkpoint: Path, out: Path) -> Image.Image:
         mask_HW = make_mask(kind, _SIDE, _SIDE, _SHARE, rng)
         masked.append(paint_hole(image_HWC, mask_HW))
         filled.append(np.asarray(model.inpaint(image_HWC, mask_HW)))
-    titles = ["what came in", f"filled by {checkpoint.stem}"]
+    titles = ["what came in", f"filled by {checkpoint.title.removesuffix(checkpoint.path.suffix)}"]
     heads = [f"{scene}, {_WORDS[kind]}" for scene, kind in _BEFORE_AFTER]
     caption = f"Scenes drawn by igll itself; {100 * _SHARE:.0f} % of the pixels are missing (pink)."
     return save_sheet(picture_sheet([masked, filled], heads, titles, None, _SIDE, caption), out)
@@ -139,7 +140,7 @@ def _sheet(
     heads: list[str] = []
     pictures = []
     for folder, image, _ in cases:
-        request = SheetRequest([str(evaluations.checkpoint)], [evaluations.name], methods, images=[image])
+        request = SheetRequest([evaluations.checkpoint.named], [evaluations.name], methods, images=[image])
         rows = comparison_rows(load_config(folder / "config.yaml"), request)
         heads = rows.heads
         pictures += rows.pictures

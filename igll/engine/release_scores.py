@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from igll.engine.release_tables import Score, write_release_tables
 from igll.engine.results import load_results
 from igll.engine.reuse import is_measured, measure
 from igll.engine.trained import load_generator
+from igll.engine.weights_source import WeightsSource, find_weights
 from igll.errors import InputError
 from igll.metrics import average
 from igll.storage import make_folder
@@ -54,7 +54,8 @@ class ReleaseRequest(NamedTuple):
         data: Name of a dataset → its folder of images.
         masks: Family without rules → mask files that its holes are cut out of; families that are not here
             are left out.
-        networks: Name → weights; the first is the one that the others are compared with.
+        networks: Name → weights, whatever :func:`igll.load` takes; the first is the one that the others are
+            compared with.
         methods: Methods without training, in the order in which they are measured.
         limits: Method → number of images of each dataset, evenly spread, that it is measured on.
         steps: What to do, out of ``networks``, ``methods`` and ``tables``.
@@ -65,7 +66,7 @@ class ReleaseRequest(NamedTuple):
     out: Path
     data: Mapping[str, Path]
     masks: Mapping[str, Sequence[Path]]
-    networks: Mapping[str, Path]
+    networks: Mapping[str, str | Path]
     methods: Sequence[str]
     limits: Mapping[str, int]
     steps: Sequence[str] = ("networks", "methods", "tables")
@@ -80,7 +81,7 @@ class _Task(NamedTuple):
     name: str
     folder: Path
     config: Config
-    checkpoint: Path | None
+    checkpoint: WeightsSource | None
 
 
 def release_scores(request: ReleaseRequest) -> int:
@@ -99,22 +100,24 @@ def release_scores(request: ReleaseRequest) -> int:
     """
     if not request.networks and set(request.steps) != {"methods"}:
         raise InputError("--checkpoint: nothing to compare the methods with; name the weights")
-    origins = _origins(request.networks)
+    networks = {name: find_weights(given) for name, given in request.networks.items()}
+    origins = _origins(networks)
     require_packages(request.methods)
     make_folder(request.out)
     families = [name for name, family in FAMILIES.items() if family.rules or request.masks.get(name)]
     holes = {
         (dataset, family): _holes(request, dataset, family) for dataset in request.data for family in families
     }
-    tasks = [*_network_tasks(request, holes), *_method_tasks(request, holes)]
+    tasks = [*_network_tasks(request, networks, holes), *_method_tasks(request, holes)]
     measured: list[_Task] = []
     missing: list[_Task] = []
     for number, task in enumerate(tasks, start=1):
         wanted = ("methods" if task.checkpoint is None else "networks") in request.steps
-        there = is_measured(task.folder, task.config, task.checkpoint)
+        source = task.checkpoint
+        there = is_measured(task.folder, task.config, None if source is None else source.path)
         if wanted and not there:
             print(f"\n{number} of {len(tasks)}: {task.name}, {task.dataset}, {task.family}", flush=True)
-            measure(task.config, task.checkpoint, task.folder)
+            measure(task.config, None if source is None else source.named, task.folder)
         (measured if wanted or there else missing).append(task)
     if "tables" in request.steps:
         scores = [_score(task) for task in measured]
@@ -133,21 +136,23 @@ def _holes(request: ReleaseRequest, dataset: str, family: str) -> tuple[str, ...
     return ("mask.kind=files", f"mask.root={_quoted(masks.resolve())}")
 
 
-def network_folder(out: Path, name: str, checkpoint: Path) -> Path:
+def network_folder(out: Path, name: str, checkpoint: WeightsSource) -> Path:
     """Where a network's evaluations are; weights of another content have a folder of their own.
 
     Raises:
         InputError: The weights cannot be read.
     """
     word = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    return out / "networks" / f"{word}-{_digest(checkpoint)[:8]}"
+    return out / "networks" / f"{word}-{checkpoint.sha256[:8]}"
 
 
 def _network_tasks(
-    request: ReleaseRequest, holes: Mapping[tuple[str, str], Sequence[str]]
+    request: ReleaseRequest,
+    networks: Mapping[str, WeightsSource],
+    holes: Mapping[tuple[str, str], Sequence[str]],
 ) -> Iterator[_Task]:
     """Every network on every dataset and family."""
-    for name, checkpoint in request.networks.items():
+    for name, checkpoint in networks.items():
         folder = network_folder(request.out, name, checkpoint)
         for (dataset, family), rules in holes.items():
             config = _config(request, dataset, rules)
@@ -191,30 +196,23 @@ def _mean_share(masks: Path) -> float:
     return average([float(read_mask(path).mean()) for path in list_images(masks)])
 
 
-def _origins(networks: Mapping[str, Path]) -> list[str]:
+def _origins(networks: Mapping[str, WeightsSource]) -> list[str]:
     """Which files the networks came from, one line each.
 
     Raises:
         InputError: The first, with which the others are compared, is given edges of the ground truth.
     """
     lines: list[str] = []
-    for name, path in networks.items():
-        _, trained, step = load_generator(path)
+    for name, source in networks.items():
+        _, trained, step = load_generator(source.path)
         if not lines and sees_ground_truth_edges(trained):
             raise InputError(
-                f"{path}: is given the ground truth's edges; name blind weights as --checkpoint, and these "
-                "with --also"
+                f"{source.named}: is given the ground truth's edges; name blind weights as --checkpoint, "
+                "and these with --also"
             )
-        prior, digest = trained.model.structure_prior, _digest(path)[:16]
-        lines.append(f"{name}: `{path.name}`, SHA-256 {digest}…, {step:,} steps, structure prior {prior}.")
+        prior, digest = trained.model.structure_prior, source.sha256[:16]
+        lines.append(f"{name}: `{source.title}`, SHA-256 {digest}…, {step:,} steps, structure prior {prior}.")
     return lines
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file of weights") from None
 
 
 def _quoted(path: Path) -> str:

@@ -36,12 +36,12 @@ def is_measured(evaluation: Path, config: Config, checkpoint: Path | None) -> bo
     return load_config(settings) == config
 
 
-def measure(config: Config, checkpoint: Path | None, evaluation: Path) -> None:
+def measure(config: Config, checkpoint: str | Path | None, evaluation: Path) -> None:
     """Evaluate, and leave the settings beside the result for :func:`is_measured` to find.
 
     Args:
         config: The settings; with methods without training in ``eval.floors``.
-        checkpoint: What to measure, or None for methods without training.
+        checkpoint: What to measure, whatever :func:`igll.load` takes, or None for methods without training.
         evaluation: Folder for the evaluation.
 
     Raises:

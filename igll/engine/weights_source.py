@@ -89,7 +89,7 @@ def _found(given: str | Path | None, revision: str | None) -> WeightsSource:
         if is_repo(repo) and (revision is not None or not Path(repo).parent.is_dir()):
             path, commit = download_weights(repo, revision)
             return WeightsSource(path, f"{repo}@{commit}", f"{repo}@{commit}")
-    near = difflib.get_close_matches(name, SHIPPED, 1)
+    near = [] if name in SHIPPED else difflib.get_close_matches(name, SHIPPED, 1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise InputError(f"{name}: no such checkpoint{hint}; give {ACCEPTED}")
 

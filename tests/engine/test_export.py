@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,17 @@ from torch import Tensor, nn
 import igll.engine.export as export
 from igll.cli import export as entry_point
 from igll.config import build_config
+from igll.engine import weights_source
 from igll.engine.export import ExportRequest, export_onnx
 from igll.engine.shared_weights import save_shared_weights
+from igll.engine.trained import load_generator
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError, OutputError
 from igll.models.export import GraphForm
 from igll.models.generator import Generator
+from igll.models.layers import hole_on_grid
 from igll.registry import build_generator
+from igll.weights import BEST, SHIPPED
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -153,7 +159,7 @@ def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytes
             export_onnx(ExportRequest(path, out, (32, 32)))
     assert not list(tmp_path.glob("*m*.onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r'onnxruntime is not installed.*pip install "\.\[onnx\]"'):
+    with pytest.raises(InputError, match=r'onnxruntime is not installed.*pip install "igll\[onnx\]"'):
         export_onnx(ExportRequest(path, out))
     done = export_onnx(ExportRequest(path, out, (32, 32), check=False))
     assert done.apart is None and "not checked" in done.line(out) and out.is_file()
@@ -190,3 +196,94 @@ def test_the_file_is_timed_against_pytorch(weights, capsys):
     assert [row[0] for row in rows] == [10, 25, 77]
     for _, runtime, pytorch, ratio, apart in rows:
         assert min(runtime, pytorch, ratio) > 0 and apart < EXACT
+
+
+def test_a_large_fixed_size_is_checked_one_by_one_with_holes_of_few_tokens():
+    draw = torch.Generator().manual_seed(0)
+    for size in ((512, 512), (1024, 768), (4096, 4096)):
+        masks = list(export._checked_masks(size, draw))
+        assert [mask.shape for mask in masks] == [(1, 1, *size)] * 3
+        for mask in masks:
+            missing = float(hole_on_grid(mask).sum())
+            assert missing * (size[0] // 4) * (size[1] // 4) <= max(
+                export._SCORES, 12 * size[0] * size[1] / 16
+            )
+        assert [bool(mask.any()) for mask in masks] == [True, True, False]
+    shares = [float(mask.mean()) for mask in export._checked_masks((128, 128), draw)]
+    assert len(shares) == 4 and shares[2:] == [0, 1] and min(shares[:2]) > 0
+    assert [len(masks) for masks in export._checked_masks(None, draw)] == [4, 4, 4]
+
+
+def test_what_is_no_graph_is_told(tmp_path: Path):
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(OutputError, match="ONNX Runtime cannot load the graph"):
+        export.open_session(tmp_path / "bad.onnx")
+
+
+class _Session:
+    """ONNX Runtime that fails as it does, with an exception of no kind, or that spoils known pixels."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="image")]
+
+    def run(self, _: None, given: dict[str, Any]) -> list[Any]:
+        if self.error is not None:
+            raise self.error
+        return [given["image"] + 1]
+
+
+def test_a_check_that_fails_is_told_in_one_line_that_names_the_target(
+    weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    path, out = weights(prefill="none", structure_prior="none"), tmp_path / "m.onnx"
+    net = lively({"prefill": "none", "structure_prior": "none"})
+    memory = "RuntimeError: DefaultCPUAllocator: can't allocate memory"
+
+    def torch_fails(*_: object) -> Tensor:
+        raise RuntimeError(memory)
+
+    def session(*_: object) -> _Session:
+        return _Session(Exception("bad\nallocation"))
+
+    monkeypatch.setattr(export, "open_session", lambda *_: _Session())
+    for name, stand_in, told in (
+        (
+            "open_session",
+            session,
+            "as ONNX Runtime cannot run the graph (bad allocation); if memory ran out, --no",
+        ),
+        ("open_session", lambda *_: _Session(), "as ONNX Runtime changes known pixels; --no-check writes it"),
+        ("filled_by_torch", torch_fails, f"as PyTorch cannot fill an image to compare with ({memory}); if"),
+    ):
+        with monkeypatch.context() as patched, pytest.raises(OutputError) as failure:
+            patched.setattr(export, name, stand_in)
+            export._checked(tmp_path / ".m.1.onnx", net, ExportRequest(path, out, (32, 32)))
+        (line,) = str(failure.value).splitlines()
+        assert line.startswith(f"{out}: not written, {told}") and "--no-check" in line
+    monkeypatch.setattr(export, "open_session", session)
+    with pytest.raises(SystemExit) as end:
+        entry_point([str(path), "--out", str(out), "--size", "32", "32"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and f"{out}: not written, as ONNX Runtime cannot run" in line
+    assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob(".*.onnx"))
+
+
+def test_whatever_names_weights_can_be_exported(weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = weights(prefill="none", structure_prior="none")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    small.rename(folder / "model.safetensors")
+    monkeypatch.setattr(
+        weights_source, "download_weights", lambda *_: (folder / "model.safetensors", "c" * 40)
+    )
+    for given, title in ((str(folder), "mine"), ("owner/name", f"owner/name@{'c' * 40}")):
+        metadata = export_onnx(ExportRequest(given, tmp_path / "m.onnx", (16, 16), check=False)).metadata
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        assert (metadata["weights_file"], metadata["weights_sha256"]) == (title, digest)
+    generator, config, step = load_generator(find_weights(BEST).path)
+    assert isinstance(generator, Generator)
+    metadata = export.describe(find_weights(BEST), generator, config, step)
+    assert (metadata["weights_file"], metadata["weights_sha256"]) == (BEST, SHIPPED[BEST].sha256)

@@ -18,6 +18,7 @@ from igll.engine.release_scores import network_folder
 from igll.engine.results import load_results
 from igll.engine.reuse import measure
 from igll.engine.shared_weights import save_shared_weights
+from igll.engine.weights_source import find_weights
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.registry import build_generator
@@ -41,8 +42,8 @@ def evaluations(small, weights: Path, tmp_path: Path) -> Evaluations:
         path = tmp_path / "scenes" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(render_scene(number, 32)).save(path)
-    found = Evaluations(tmp_path / "scores", "IGLL", weights, "drawn")
-    place = network_folder(found.out, found.name, weights) / found.dataset
+    found = Evaluations(tmp_path / "scores", "IGLL", find_weights(weights), "drawn")
+    place = network_folder(found.out, found.name, found.checkpoint) / found.dataset
     data = {"name": "folder", "root": None, "val_root": str(tmp_path / "scenes")}
     for family, mask in (("irregular25", {"kind": "irregular"}), ("square25", {"placement": "center"})):
         config = small(data=data, mask=mask, eval={"metrics": ["psnr_hole"], "floors": [], "pictures": 0})
@@ -65,7 +66,7 @@ def laid(monkeypatch) -> dict:
 
 
 def test_before_and_after_are_what_a_user_gets(weights: Path, laid: dict, tmp_path: Path):
-    before_after(weights, tmp_path / "before_after.png")
+    before_after(find_weights(weights), tmp_path / "before_after.png")
     masked, filled = laid["rows"]
     assert laid["titles"] == ["what came in", "filled by tiny"] and len(laid["columns"]) == len(masked)
     model = Inpainter.from_checkpoint(weights)
@@ -84,7 +85,7 @@ def test_one_image_of_each_family(evaluations: Evaluations, laid: dict, tmp_path
     assert laid["columns"] == ["masked", "nearest pixel", "IGLL", "truth"]
     for row, (_, folder), number in zip(laid["rows"], evaluations.folders().items(), (1, 3), strict=True):
         config = module.load_config(folder / "config.yaml")
-        request = SheetRequest([str(evaluations.checkpoint)], ["x"], ["nearest"], images=[f"{number}.png"])
+        request = SheetRequest([evaluations.checkpoint.named], ["x"], ["nearest"], images=[f"{number}.png"])
         (expected,) = comparison_rows(config, request).pictures
         assert all(np.array_equal(one, other) for one, other in zip(row, expected, strict=True))
         assert np.array_equal(row[-1], render_scene(number, 32))
@@ -109,7 +110,7 @@ def test_failures_are_the_worst_images(evaluations: Evaluations, laid: dict, tmp
 
 def test_what_is_wrong_is_said(weights: Path, tmp_path: Path, capsys):
     with pytest.raises(InputError, match=r"holds no evaluation; run scripts/release_scores\.py first"):
-        overview(Evaluations(tmp_path, "IGLL", weights, "none"), [], tmp_path / "o.jpg")
+        overview(Evaluations(tmp_path, "IGLL", find_weights(weights), "none"), [], tmp_path / "o.jpg")
     with pytest.raises(InputError, match=r"o\.gif: a sheet is written as \.png or \.jpg"):
         module.save_sheet(Image.new("RGB", (8, 8)), tmp_path / "o.gif")
     main = runpy.run_path(str(SCRIPT))["main"]

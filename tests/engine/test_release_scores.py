@@ -159,6 +159,17 @@ def test_methods_are_measured_once_for_all_weights(run, weights, tmp_path: Path)
     assert "Not measured yet: nearest pixel on one, irregular25." in text and "| nearest" not in text
 
 
+def test_a_folder_of_weights_is_measured_once_under_its_own_name(run, weights, tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    weights("a").rename(folder / "model.safetensors")
+    assert run("--checkpoint", folder, methods=("harmonic",))[0] == 0
+    before = measured(tmp_path / "out")
+    assert run("--checkpoint", folder, methods=("harmonic",))[0] == 0
+    assert measured(tmp_path / "out") == before
+    assert "IGLL: `mine`, SHA-256" in (tmp_path / "out" / f"{NAME}.md").read_text()
+
+
 def test_fewer_images_for_a_slow_method(run, weights, tmp_path: Path):
     out, path = tmp_path / "out", weights("a")
     assert run("--checkpoint", path)[0] == 0
@@ -198,7 +209,7 @@ def test_oracle_edges_stand_apart(run, weights, tmp_path: Path):
 def test_what_is_wrong_is_said(run, weights, tmp_path: Path):
     for arguments, said in (
         ((), "--checkpoint: nothing to compare the methods with"),
-        (("--checkpoint", tmp_path / "none.safetensors"), "none.safetensors: no such file"),
+        (("--checkpoint", tmp_path / "none.safetensors"), "none.safetensors: no such checkpoint"),
         (("--only", "methods", "--limit", "harmonic=0"), "--limit: 'harmonic=0' is no METHOD=N"),
         (("--only", "methods", "--limit", "harmonic=1", "--images", "2"), "--limit: goes without --images"),
         (("--only", "methods", "--also", "b"), "--also: 'b' is not written NAME=VALUE"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,15 @@ def test_the_script_exports_the_average(small, tmp_path: Path):
         and weights_used(tmp_path / "last.pt", "raw", config) == "raw"
     )
     assert next(load_shared_weights(out)[0].parameters()).abs().sum() > 0
+
+
+def test_the_script_labels_raw_shared_weights_as_raw_and_takes_folders(
+    shared_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, _ = shared_file(averaged=False)
+    (tmp_path / "mine").mkdir()
+    path.rename(tmp_path / "mine" / "model.safetensors")
+    out = tmp_path / "again.safetensors"
+    monkeypatch.setattr(sys, "argv", ["export_weights", str(tmp_path / "mine"), "--out", str(out)])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert read_notes(out)["weights"] == "raw"

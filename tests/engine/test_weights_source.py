@@ -83,6 +83,8 @@ def test_an_unknown_name_is_told_with_the_names_that_there_are(tmp_path):
         f"igll-smal: no such checkpoint (did you mean '{BEST}'?); give a checkpoint"
     )
     assert all(name in str(told.value) for name in SHIPPED) and "OWNER/NAME" in str(told.value)
+    with pytest.raises(InputError, match=f"{BEST}: no such checkpoint; give"):  # a Path is no name
+        find_weights(Path(BEST))
     with pytest.raises(InputError, match="no such checkpoint; a folder of shared weights has model"):
         find_weights(tmp_path)
     with pytest.raises(InputError, match=f"{BEST}: ships with igll and has no revision; leave 'v1' out"):
