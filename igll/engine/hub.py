@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from igll.errors import InputError
@@ -37,7 +39,6 @@ def download_weights(repo: str, revision: str | None = None) -> tuple[Path, str]
             hub cannot be reached.
     """
     try:
-        from huggingface_hub import hf_hub_download
         from huggingface_hub import utils as hub
     except ImportError:
         raise InputError(
@@ -46,7 +47,8 @@ def download_weights(repo: str, revision: str | None = None) -> tuple[Path, str]
         ) from None
     named = repo if revision is None else f"{repo}@{revision}"
     try:
-        path = Path(hf_hub_download(repo, MODEL_FILE, revision=revision, library_name="igll"))
+        with _only_errors_logged():
+            path = _fetched(repo, revision)
     except hub.GatedRepoError:
         reason = "access to this repo has to be asked for on its page, and then a token (hf auth login)"
     except hub.RepositoryNotFoundError:
@@ -55,7 +57,7 @@ def download_weights(repo: str, revision: str | None = None) -> tuple[Path, str]
         )
     except hub.RevisionNotFoundError:
         reason = "the Hugging Face repo has no such revision; give a branch, a tag or a full commit"
-    except hub.LocalEntryNotFoundError as error:
+    except (hub.LocalEntryNotFoundError, ConnectionError) as error:
         reason = (
             "no such file or folder here, and the Hugging Face hub cannot be reached "
             f"({_first_line(error.__cause__ or error)})"
@@ -67,6 +69,41 @@ def download_weights(repo: str, revision: str | None = None) -> tuple[Path, str]
     else:
         return path, path.parent.name  # the cache keeps every commit in a folder of its name
     raise InputError(f"{named}: {reason}")
+
+
+def _fetched(repo: str, revision: str | None) -> Path:
+    """The file in the cache, fetched unless it is there.
+
+    Raises:
+        ConnectionError: The hub does not answer, and the cache has no such file.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import utils as hub
+
+    try:
+        hf_hub_download(repo, MODEL_FILE, revision=revision, local_files_only=True)
+    except hub.LocalEntryNotFoundError:
+        # Without a cached file the download asks six times over half a minute; this asks once.
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, MODEL_FILE, revision=revision), library_name="igll")
+        except hub.HfHubHTTPError:  # an answer
+            raise
+        except Exception as error:  # of the HTTP client, which is another from release to release
+            raise ConnectionError(_first_line(error)) from error
+    return Path(hf_hub_download(repo, MODEL_FILE, revision=revision, library_name="igll"))
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """Keep huggingface_hub from warning on stderr of what ends in one line anyway."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _first_line(error: BaseException) -> str:

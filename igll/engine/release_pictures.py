@@ -100,17 +100,25 @@ def failures(evaluations: Evaluations, methods: Sequence[str], out: Path) -> Ima
     """Of each family of holes the images that the network fills worst, by LPIPS and by PSNR in the hole.
 
     Raises:
-        InputError: Nothing is measured, or a method's package is not installed.
+        InputError: Nothing is measured, neither of these metrics has a value, or a method's package is not
+            installed.
         OutputError: The picture cannot be written.
     """
     cases = []
+    used: set[str] = set()
     for family, folder in evaluations.folders().items():
         results = load_results(folder)
-        for image in dict.fromkeys(_worst(results, metric) for metric in ("lpips", "psnr_hole")):
+        worst = {metric: _worst(results, metric) for metric in _EXTREMES if _has_values(results, metric)}
+        used |= worst.keys()
+        for image in dict.fromkeys(worst.values()):
             cases.append((folder, image, f"{FAMILIES[family].title}: {image}, {_numbers(results, image)}"))
-    caption = (
-        "The images with the largest LPIPS and with the lowest PSNR in the hole, of each family of holes."
-    )
+    if not cases:
+        raise InputError(
+            f"{evaluations.out}: the evaluations have neither LPIPS nor PSNR in the hole; "
+            "measure one of them (eval.metrics)"
+        )
+    extremes = " and with ".join(words for metric, words in _EXTREMES.items() if metric in used)
+    caption = f"The images with {extremes}, of each family of holes."
     return _sheet(evaluations, methods, cases, caption, out)
 
 
@@ -149,6 +157,16 @@ def _sheet(
     )
 
 
+_EXTREMES = {"lpips": "the largest LPIPS", "psnr_hole": "the lowest PSNR in the hole"}
+_NUMBERS = {"lpips": ("LPIPS {:.3f}", "{:.3f}"), "psnr_hole": ("PSNR in the hole {:.1f} dB", "{:.1f}")}
+
+
+def _has_values(results: Results, metric: str) -> bool:
+    """Whether a metric was measured on some image; without its weights, LPIPS is asked for and has none."""
+    (method,) = results.methods.values()
+    return metric in method.values and not np.isnan(method.values[metric]).all()
+
+
 def _worst(results: Results, metric: str) -> str:
     """The image of an evaluation with the worst value of a metric; the first of equal ones."""
     (method,) = results.methods.values()
@@ -157,12 +175,11 @@ def _worst(results: Results, metric: str) -> str:
 
 
 def _numbers(results: Results, image: str) -> str:
-    """An image's LPIPS and PSNR in the hole, beside the means."""
+    """An image's LPIPS and PSNR in the hole, those that there are, beside the means."""
     (method,) = results.methods.values()
     place = results.images.index(image)
-    lpips, psnr = (method.values[metric][place] for metric in ("lpips", "psnr_hole"))
-    means = method.means
-    return (
-        f"LPIPS {lpips:.3f} (mean {means['lpips']:.3f}), PSNR in the hole {psnr:.1f} dB "
-        f"(mean {means['psnr_hole']:.1f})"
+    return ", ".join(
+        f"{one.format(method.values[metric][place])} (mean {mean.format(method.means[metric])})"
+        for metric, (one, mean) in _NUMBERS.items()
+        if _has_values(results, metric)
     )

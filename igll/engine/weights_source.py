@@ -13,6 +13,8 @@ from igll.engine.hub import MODEL_FILE, download_weights, is_repo
 from igll.errors import InputError
 from igll.weights import ACCEPTED, BEST, SHIPPED
 
+_LONGEST_SHOWN = 80  # characters of a name in an error
+
 
 @dataclass(frozen=True)
 class WeightsSource:
@@ -51,7 +53,7 @@ def find_weights(
             folder with ``model.safetensors``; a shipped name; or a Hugging Face repo, OWNER/NAME or
             OWNER/NAME@REVISION. What exists as a path is a path; a ``Path`` is nothing else; and OWNER/NAME
             alone, where OWNER is a folder here, is a path that does not exist.
-        revision: Of a repo: branch, tag or full commit.
+        revision: Of a repo: branch, tag or full commit; not another than the name has after @.
         sha256: What the file has to have, in hexadecimal digits.
 
     Raises:
@@ -70,28 +72,54 @@ def find_weights(
 
 
 def column_title(given: str) -> str:
-    """What weights are called in a figure unless the user says: the run's folder, or the name given."""
+    """What weights are called in a figure unless the user says: the run's folder, or the name given.
+
+    Raises:
+        InputError: The name is too long to be looked for.
+    """
     path = Path(given)
-    return path.resolve().parent.parent.name if path.is_file() else given
+    return path.resolve().parent.parent.name if _exists(path) and path.is_file() else given
 
 
 def _found(given: str | Path | None, revision: str | None) -> WeightsSource:
     name = BEST if given is None else str(given)
-    if given is not None and Path(given).exists():
+    if given is not None and _exists(Path(given)):
         if revision is None:
             return _local(Path(given), name)
         raise InputError(f"{name}: a path on this machine, which has no revision; leave '{revision}' out")
     if not isinstance(given, Path):
         if name in SHIPPED:
             return _shipped(name, revision)
-        repo, _, after = name.partition("@")
-        revision = revision or after or None
+        repo, sign, after = name.partition("@")
+        if is_repo(repo) and sign:
+            revision = _one_revision(name, after, revision)
         if is_repo(repo) and (revision is not None or not Path(repo).parent.is_dir()):
             path, commit = download_weights(repo, revision)
             return WeightsSource(path, f"{repo}@{commit}", f"{repo}@{commit}")
     near = [] if name in SHIPPED else difflib.get_close_matches(name, SHIPPED, 1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise InputError(f"{name}: no such checkpoint{hint}; give {ACCEPTED}")
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; one that cannot even be looked for, as with too long a name, is told so."""
+    try:
+        return path.exists()
+    except OSError as error:
+        name = str(path)
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
+        raise InputError(
+            f"{shown}: cannot be looked for ({error.strerror or error}); give {ACCEPTED}"
+        ) from None
+
+
+def _one_revision(name: str, after: str, revision: str | None) -> str:
+    """The revision of OWNER/NAME@REVISION, beside which no other one may be asked for."""
+    if not after:
+        raise InputError(f"{name}: has no revision after @; give a branch, a tag or a full commit there")
+    if revision not in (None, after):
+        raise InputError(f"{name}: names revision '{after}', but '{revision}' is asked for; give one")
+    return after
 
 
 def _local(path: Path, named: str) -> WeightsSource:
@@ -110,6 +138,8 @@ def _shipped(name: str, revision: str | None) -> WeightsSource:
     if revision is not None:
         raise InputError(f"{name}: ships with igll and has no revision; leave '{revision}' out")
     source = WeightsSource(SHIPPED[name].path, name, name)
+    if not source.path.exists():
+        raise InputError(f"{source.path}: is missing, it ships with igll as {name}; install igll again")
     if source.sha256 != SHIPPED[name].sha256:
         raise InputError(
             f"{source.path}: damaged, it is not the file that ships with igll as {name}; install igll again"

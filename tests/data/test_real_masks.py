@@ -74,3 +74,32 @@ def test_masks_that_are_too_small_are_named(images: Path, tmp_path: Path):
     small = save(np.eye(18) > 0, tmp_path / "small.png")
     with pytest.raises(InputError, match=r"1\.png: no window of 24×16 pixels in .*small\.png has 5% to 60%"):
         write_masks(images, [small], tmp_path / "out")
+
+
+def test_masks_follow_the_images(images: Path, tmp_path: Path):
+    source = save(np.random.default_rng(1).random((64, 64)) < 0.3, tmp_path / "source.png")
+    folder = write_masks(images, [source], tmp_path / "out")
+    dates = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    assert write_masks(images, [source], tmp_path / "out") == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == dates, "left as they were"
+
+    (images / "a/1.png").unlink()  # the others move up, and take its number
+    Image.new("RGB", (30, 12)).save(images / "b/2.png")
+    (folder / "b/1.png").write_bytes(b"damaged")
+    assert write_masks(images, [source], tmp_path / "out") == folder
+    fresh = write_masks(images, [source], tmp_path / "elsewhere")
+    found, expected = (
+        {path.relative_to(place).as_posix(): read_mask(path) for path in place.rglob("*.png")}
+        for place in (folder, fresh)
+    )
+    assert found.keys() == expected.keys() == {"b/1.png", "b/2.png"}
+    assert all(np.array_equal(found[name], mask_HW) for name, mask_HW in expected.items())
+    assert found["b/2.png"].shape == (12, 30)
+
+
+def test_images_that_would_share_a_mask_are_refused(images: Path, tmp_path: Path):
+    source = save(np.random.default_rng(1).random((64, 64)) < 0.3, tmp_path / "source.png")
+    Image.new("RGB", (24, 16)).save(images / "b/1.png")
+    with pytest.raises(InputError, match=r"b/1\.png: has the name of 1\.jpg beside it but for the suffix"):
+        write_masks(images, [source], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

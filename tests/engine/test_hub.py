@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -183,3 +185,17 @@ def test_the_command_line_takes_a_repo_as_the_environment_says(endpoint: str, tm
     )
     assert done.returncode == 0, done.stderr
     assert out.exists() and f"HEAD /owner/name/resolve/{FIRST}/model.safetensors" in ASKED
+
+
+def test_a_hub_that_cannot_be_reached_is_said_once_and_soon(hub: Path, monkeypatch, caplog):
+    from huggingface_hub.utils import logging as their
+
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    ask_at(nowhere, monkeypatch)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)  # as caplog needs it
+    before = their.get_verbosity()
+    with pytest.raises(InputError, match=r"owner/name: .* the Hugging Face hub cannot be reached \(.+\)"):
+        igll.load("owner/name")
+    assert not caplog.records and their.get_verbosity() == before

@@ -121,3 +121,24 @@ def test_what_is_wrong_is_said(weights: Path, tmp_path: Path, capsys):
         with pytest.raises(SystemExit) as end:
             main(["--out", str(tmp_path / "out"), *arguments])
         assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_failures_without_one_metric_or_both(
+    evaluations: Evaluations, laid: dict, tmp_path: Path, monkeypatch
+):
+    """LPIPS is not among the metrics measured here; without its weights it is there, and NaN throughout."""
+    failures(evaluations, [], tmp_path / "f.jpg")
+    titles, caption = laid["titles"], laid["caption"]
+    assert len(titles) == 2 and all("png, PSNR in the hole" in title for title in titles)
+    assert "LPIPS" not in caption + "".join(titles)
+    assert caption == "The images with the lowest PSNR in the hole, of each family of holes."
+    results = {folder: load_results(folder) for folder in evaluations.folders().values()}
+    for found in results.values():
+        found.methods["IGLL"].values["lpips"] = np.full(5, np.nan)
+    monkeypatch.setattr(module, "load_results", results.__getitem__)
+    failures(evaluations, [], tmp_path / "f.jpg")
+    assert (laid["titles"], laid["caption"]) == (titles, caption)
+    for found in results.values():
+        del found.methods["IGLL"].values["psnr_hole"]
+    with pytest.raises(InputError, match="neither LPIPS nor PSNR in the hole; measure one of them"):
+        failures(evaluations, [], tmp_path / "f.jpg")

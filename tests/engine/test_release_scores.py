@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import runpy
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,12 +65,14 @@ def run(tmp_path: Path, monkeypatch, capsys) -> Run:
     monkeypatch.setattr(engine, "FAMILIES", {name: FAMILIES[name] for name in ("irregular25", "clouds")})
     main = runpy.run_path(str(SCRIPT))["main"]
 
-    def call(*arguments: object, methods: tuple[str, ...] = ("harmonic", "mean_of_known")):
+    def call(
+        *arguments: object, methods: tuple[str, ...] = ("harmonic", "mean_of_known"), floors: str = "[]"
+    ):
         given = [
             "--out", tmp_path / "out", "--data", f"one={tmp_path / 'one'}", f"two={tmp_path / 'two'}",
             "--clouds", tmp_path / "cloud.png", "--methods", *methods, *arguments,
             "--set", "data.crop_size=32", "eval.metrics=[psnr_hole]",
-            f"edges.cache={tmp_path / 'maps'}",
+            f"edges.cache={tmp_path / 'maps'}", f"eval.floors={floors}",
         ]  # fmt: skip
         with pytest.raises(SystemExit) as end:
             main([str(text) for text in given])
@@ -144,7 +148,10 @@ def test_methods_are_measured_once_for_all_weights(run, weights, tmp_path: Path)
     assert run("--checkpoint", path)[0] == 0
     before = measured(out)
     assert len(before) == len(methods) + 2 * 2 and methods.items() <= before.items()
-    assert run("--checkpoint", path)[0] == 0 and measured(out) == before
+    # Neither a newer date of the same weights nor floors that are set for all change what is there.
+    later = time.time() + 60
+    os.utime(path, (later, later))
+    assert run("--checkpoint", path, floors="[nearest]")[0] == 0 and measured(out) == before
 
     # Other weights under the same name: measured anew, and only these are in the table.
     first = {row["method"]: row["psnr_hole"] for row in stored(out)["rows"] if row["dataset"] == "two"}

@@ -11,7 +11,7 @@ from igll.engine import weights_source
 from igll.engine.hub import is_repo
 from igll.engine.weights_source import WeightsSource, column_title, find_weights
 from igll.errors import InputError
-from igll.weights import BEST, SHIPPED
+from igll.weights import BEST, SHIPPED, ShippedWeights
 
 
 @pytest.fixture
@@ -112,3 +112,33 @@ def test_titles_of_columns(tmp_path):
     (run / "last.pt").touch()
     assert column_title(str(run / "last.pt")) == "run7"
     assert column_title(BEST) == BEST and column_title("owner/name@v1") == "owner/name@v1"
+
+
+def test_a_name_that_no_disk_takes_is_one_short_line(tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    Path("owner").mkdir()
+    for given in ("n" * 300, f"owner/{'n' * 300}", Path("n" * 300)):
+        with pytest.raises(InputError, match=r"n…: cannot be looked for .*too long") as told:
+            find_weights(given)
+        assert "\n" not in str(told.value) and "n" * 100 not in str(told.value)
+    with pytest.raises(InputError, match="cannot be looked for"):
+        column_title("n" * 300)
+    assert hub == []
+
+
+def test_a_repo_has_one_revision(hub):
+    with pytest.raises(InputError, match="o/n@a: names revision 'a', but 'b' is asked for; give one"):
+        find_weights("o/n@a", revision="b")
+    for revision in (None, "b"):
+        with pytest.raises(InputError, match="o/n@: has no revision after @; give a branch"):
+            find_weights("o/n@", revision=revision)
+    assert hub == []
+    find_weights("o/n@a", revision="a")
+    assert hub == [("o/n", "a")]
+
+
+def test_a_shipped_file_that_is_gone_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(ShippedWeights, "path", tmp_path / "gone.safetensors")
+    for given in (None, BEST):
+        with pytest.raises(InputError, match=r"gone\.safetensors: is missing, .*; install igll again"):
+            find_weights(given)
