@@ -103,7 +103,7 @@ def test_the_module_takes_the_commands_by_name():
     for arguments in ((), ("trian",)):
         done = module(*arguments)
         assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr == "usage: python -m igll.cli {train,evaluate,infer,demo} ...\n"
+        assert done.stderr == "usage: python -m igll.cli {train,evaluate,infer,demo,export} ...\n"
     done = module("evaluate", "compare", "--help")
     assert done.returncode == 0 and "usage: igll-eval compare" in done.stdout
 
