@@ -129,6 +129,9 @@ settings = {
     },
     "mask": {"kind": "cloud", "ratio": [0.15, 0.35]},
     "losses": {  # those that need no further weights
+        "log_error": 0.2,
+        "local": 0.2,
+        "pixel": 0,
         "perceptual": 0,
         "style": 0,
         "adversarial": 0,
@@ -141,7 +144,7 @@ settings = {
         "max_steps": steps,
         "epochs": 1000,
         "batch_size": 4,
-        "lr": 4e-4,
+        "lr": 1e-4,
         "betas": [0.9, 0.99],
         "schedule": "cosine",
         "ema_decay": 0.9,

@@ -137,7 +137,7 @@ def test_the_script(scene, tmp_path, capsys):
     for arguments, reason in (
         ((), "nothing to measure"),
         (("--method", "best"), "--method best: choose one of"),
-        (("--checkpoint", model), "give it a name, NAME=FILE"),
+        (("--checkpoint", model), "give it a title, NAME=WEIGHTS"),
         (("--checkpoint", "x=absent.pt"), "absent.pt: no such checkpoint"),
         (("--checkpoint", f"oracle={tiny(tmp_path / 'oracle.pt', 'oracle')}"), "cannot fill a real hole"),
         (("--method", "nearest", "--kinds", "hexagon"), "hexagon"),

@@ -67,7 +67,7 @@ def test_a_damaged_file_is_one_clear_line(monkeypatch):
     with pytest.raises(InputError, match=r"damaged, it is not the file that ships with igll .* install igll"):
         igll.load()
     monkeypatch.setitem(SHIPPED, BEST, dataclasses.replace(changed, file="absent.safetensors"))
-    with pytest.raises(InputError, match=r"absent\.safetensors: cannot be read"):
+    with pytest.raises(InputError, match=r"absent\.safetensors: is missing"):
         igll.load()
 
 
