@@ -206,6 +206,7 @@ class LossConfig(Section):
     local: Weight = 1.0
     pixel: Weight = 1.0
     log_error: Weight = 0.0
+    log_error_addend: Annotated[float, Field(gt=0, le=1)] = 1e-3
     staged: Weight = 0.0
     whole: Weight = 0.0
     whole_per_hole: bool = False

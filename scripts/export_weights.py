@@ -1,6 +1,9 @@
 """Writes the averaged weights of a checkpoint, with settings and notes, as a safetensors file to share.
 
 Usage: python scripts/export_weights.py runs/aid_77/checkpoints/best.pt --out aid_77.safetensors
+
+With --blend OTHER SHARE the weights lie between the checkpoint's (0) and those of OTHER (1), which was trained on
+from it.
 """
 
 from __future__ import annotations
@@ -9,7 +12,11 @@ import argparse
 import hashlib
 from pathlib import Path
 
+from torch import nn
+
 from igll.cli import exit_with
+from igll.config import Config
+from igll.engine.blending import blend
 from igll.engine.shared_weights import OWN_METADATA, save_shared_weights
 from igll.engine.trained import load_generator, weights_used
 from igll.engine.weights_source import find_weights
@@ -24,22 +31,39 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="*.safetensors")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float16")
+    parser.add_argument(
+        "--blend", nargs=2, metavar=("OTHER", "SHARE"), help="go this share of the way, 0 to 1, to other weights"
+    )
     parser.add_argument("--note", action="append", default=[], metavar="NAME=TEXT", help="further metadata")
     options = parser.parse_args()
     notes = {}
     for note in options.note:
         name, equals, text = note.partition("=")
-        if not equals or name in OWN_METADATA:
+        if not equals or name in (*OWN_METADATA, "blend"):
             raise InputError(f"--note '{note}': write NAME=TEXT, with a name of your own")
         notes[name] = text
     path = find_weights(options.checkpoint).path
     generator, config, step = load_generator(path, options.weights)
     averaged = weights_used(path, options.weights, config) == "ema"
+    if options.blend:
+        notes["blend"] = _blend(generator, config, *options.blend, options.weights)
     save_shared_weights(options.out, generator, config, step, options.precision, averaged, notes)
     content = options.out.read_bytes()
     print(f"{options.out}: step {step}, {len(content) / 1e6:.2f} MB, {options.precision}")
     print(f"sha256 {hashlib.sha256(content).hexdigest()}")
     return 0
+
+
+def _blend(generator: nn.Module, config: Config, name: str, share: str, weights: str) -> str:
+    """Go towards other weights; what the file's metadata say about it."""
+    source = find_weights(name)
+    other, other_config, step = load_generator(source.path, weights)
+    try:
+        part = float(share)
+    except ValueError:
+        raise InputError(f"--blend {name} {share}: the share is a number from 0 to 1") from None
+    blend(generator, config, other, other_config, part, name)
+    return f"{part:g} of the way to weights of step {step}, sha256 {source.sha256}"
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Objectives(nn.Module):
         self.config = config
         self.learned_edges = learned_edges
         self.local = LocalL1Loss()
-        self.log_error = LogErrorLoss()
+        self.log_error = LogErrorLoss(config.log_error_addend)
         self.singular_values = SingularValueLoss(config.svd_leading, config.svd_patch, config.svd_normalise)
         self.edge = EdgeCompletionLoss()
         self.staged = StagedL1Loss()

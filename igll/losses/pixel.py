@@ -42,9 +42,14 @@ class LogErrorLoss(nn.Module):
 
     Smooth images, on which a membrane is nearly right, count as much as rough ones. The addend keeps images
     that are filled to within a few grey levels from counting without end.
+
+    Args:
+        addend: :math:`\epsilon`, a squared error of pixels in [-1, 1]; 1e-3 is four of 255 grey levels, squared.
     """
 
-    ADDEND = 1e-3  # of pixels in [-1, 1]: four of 255 grey levels, squared
+    def __init__(self, addend: float = 1e-3) -> None:
+        super().__init__()
+        self.addend = addend
 
     def forward(self, prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """Compare inside the hole.
@@ -61,7 +66,7 @@ class LogErrorLoss(nn.Module):
         square_BCHW = (prediction_BCHW.float() - target_BCHW.float()).square() * mask_B1HW
         values_B = mask_B1HW.sum((1, 2, 3)) * prediction_BCHW.shape[1]
         error_B = square_BCHW.sum((1, 2, 3)) / values_B.clamp(min=1.0)
-        return (error_B / self.ADDEND).log1p().mean()
+        return (error_B / self.addend).log1p().mean()
 
 
 class StagedL1Loss(nn.Module):

@@ -124,8 +124,8 @@ def test_log_error_is_the_mean_psnr_of_the_holes() -> None:
         values = other[inside].numpy(), one[inside].numpy()
         decibels.append(peak_signal_noise_ratio(*values, data_range=2.0))
     # PSNR = 10 log10(4 / error)
-    expected = np.mean([np.log1p(4 / 10 ** (value / 10) / LogErrorLoss.ADDEND) for value in decibels])
-    assert LogErrorLoss()(prediction, target, mask).item() == pytest.approx(expected, rel=1e-6)
+    expected = np.mean([np.log1p(4 / 10 ** (value / 10) / 1e-3) for value in decibels])
+    assert LogErrorLoss(1e-3)(prediction, target, mask).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_log_error_of_a_perfect_or_absent_hole_is_zero_with_a_finite_gradient() -> None:

@@ -1,0 +1,46 @@
+"""A network between two: the weighted mean of weights, one trained on from the other (ESRGAN, section 3.4).
+
+Between a network that errs least and its offspring that shows texture lie all compromises.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from igll.config import Config
+from igll.errors import InputError
+
+
+def blend(
+    generator: nn.Module, config: Config, other: nn.Module, other_config: Config, share: float, source: str
+) -> None:
+    """Move a generator's weights towards another's, in place.
+
+    Only weights with a common past can be averaged; that one was trained on from the other (``train.init``)
+    cannot be seen in them, and is up to the caller.
+
+    Args:
+        generator: The network that is changed.
+        config: Its configuration.
+        other: The network to move towards.
+        other_config: Its configuration.
+        share: How far: 0 leaves the generator as it is, 1 makes it the other.
+        source: What a message calls the other.
+
+    Raises:
+        InputError: The share is outside [0, 1], or the networks are not alike.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share {share:g}: how far to go towards {source} is a number from 0 to 1")
+    mine, theirs = config.model.model_dump(), other_config.model.model_dump()
+    unlike = [key for key in mine if mine[key] != theirs[key]]
+    if unlike:
+        key = unlike[0]
+        raise InputError(
+            f"{source}: model.{key} is {theirs[key]}, not {mine[key]}; only weights of one network blend"
+        )
+    with torch.no_grad():
+        for value, target in zip(generator.state_dict().values(), other.state_dict().values(), strict=True):
+            if value.is_floating_point():
+                value.lerp_(target.to(value), share)
