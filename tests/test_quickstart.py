@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
+
+from igll.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("model.width=4", "train.max_steps=2", "train.eval_images=2", "data.synthetic_images=5", "device=cpu")
@@ -21,7 +25,9 @@ def quickstart(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-def test_it_leaves_what_it_promises_and_may_run_again(tmp_path: Path):
+def test_it_leaves_what_it_promises_and_may_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     first = quickstart(tmp_path, *TINY)
     assert first.returncode == 0, first.stderr
@@ -39,6 +45,8 @@ def test_it_leaves_what_it_promises_and_may_run_again(tmp_path: Path):
     bands = quickstart(tmp_path, *TINY, "model.image_channels=4")
     assert bands.returncode == 2 and "model.image_channels=4: the quickstart fills RGB" in bands.stderr
 
-    other = quickstart(tmp_path, *TINY, "seed=1")
-    assert other.returncode == 0 and (tmp_path / "runs" / "quickstart-1" / "table.md").exists()
-    assert "kept as runs/quickstart-1" in other.stdout
+    monkeypatch.chdir(tmp_path)
+    open_run = runpy.run_path(str(ROOT / "scripts" / "quickstart.py"))["_open_run"]
+    open_run(load_config(Path("configs/quickstart.yaml"), [*TINY, "seed=1"]))
+    assert (tmp_path / "runs" / "quickstart-1" / "table.md").exists() and not (run / "table.md").exists()
+    assert "kept as runs/quickstart-1" in capsys.readouterr().out

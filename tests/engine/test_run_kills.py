@@ -12,7 +12,7 @@ import pytest
 from igll.engine.checkpoint import load_checkpoint
 from tests.engine.run_files import Nursery, arguments, differing, fatal, kill, last_of, lines
 
-KILLS, STEPS = 20, 22
+STEPS = 22
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,18 @@ def whole_checkpoints(run: Path) -> list[int]:
     return [load_checkpoint(path)["step"] for path in (run / "checkpoints").glob("[lps]*.pt")]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_twenty_moments_a_run_equals_the_uninterrupted_one(nursery, tmp_path: Path, workers: int):
-    """Six moments are drawn in time, from start-up on; fourteen among the calls that write to the folder."""
+@pytest.mark.parametrize(("workers", "kills"), [(0, 8), (2, 20)])
+def test_killed_at_many_moments_a_run_equals_the_uninterrupted_one(
+    nursery, tmp_path: Path, workers: int, kills: int
+):
+    """A third of the moments are drawn in time, from start-up on; the others among the calls that write."""
     more = [f"data.workers={workers}", f"train.max_steps={STEPS}", "train.keep_every=4", "train.keep=2"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     draw = np.random.default_rng(workers)
-    moments = [("time", value) for value in draw.uniform(0.02, 1.5, 6)]
-    moments += [("call", int(value)) for value in draw.integers(1, 19, KILLS - 6)]
+    moments = [("time", value) for value in draw.uniform(0.02, 1.5, kills // 3)]
+    moments += [("call", int(value)) for value in draw.integers(1, 19, kills - kills // 3)]
     deaths = 0
-    for index in draw.permutation(KILLS):
+    for index in draw.permutation(kills):
         kind, value = moments[index]
         if kind == "call":
             code, _ = nursery.run(arguments(tmp_path, "killed", *more), fatal(value))
@@ -47,7 +49,7 @@ def test_killed_at_twenty_moments_a_run_equals_the_uninterrupted_one(nursery, tm
             code, _ = nursery.end()
         deaths += code == -signal.SIGKILL
         assert all(step > 0 for step in whole_checkpoints(killed))
-    assert deaths == KILLS, "the run must be long enough for all of them"
+    assert deaths == kills, "the run must be long enough for all of them"
     for run in ("killed", "whole"):
         code, printed = nursery.run(arguments(tmp_path, run, *more))
         assert code == 0, printed
