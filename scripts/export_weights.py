@@ -2,8 +2,7 @@
 
 Usage: python scripts/export_weights.py runs/aid_77/checkpoints/best.pt --out aid_77.safetensors
 
-With --blend OTHER SHARE the weights lie between the checkpoint's (0) and those of OTHER (1), which was trained on
-from it.
+With --blend OTHER SHARE the weights lie between the checkpoint's (0) and those of a relative, OTHER (1).
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ def main() -> int:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument(
-        "--blend", nargs=2, metavar=("OTHER", "SHARE"), help="go this share of the way, 0 to 1, to other weights"
+        "--blend",
+        nargs=2,
+        metavar=("OTHER", "SHARE"),
+        help="go this share of the way, 0 to 1, to other weights",
     )
     parser.add_argument("--note", action="append", default=[], metavar="NAME=TEXT", help="further metadata")
     options = parser.parse_args()

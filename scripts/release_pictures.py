@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         "--methods", nargs="+", default=METHODS, choices=CLASSICAL, metavar="NAME",
         help=f"methods without training in comparison.jpg (default: {', '.join(METHODS)})",
     )  # fmt: skip
+    parser.add_argument(
+        "--also", nargs="+", default=(), metavar="WEIGHTS", help="further weights in comparison.jpg"
+    )
     options = parser.parse_args(arguments)
     if (options.scores is None) != (options.dataset is None):
         parser.error("--scores and --dataset go together")
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         before_after(source, options.out / "before_after.png")
         if options.scores:
             measured = Evaluations(options.scores, options.name, source, options.dataset)
-            overview(measured, options.methods, options.out / "comparison.jpg")
+            overview(measured, options.methods, options.out / "comparison.jpg", options.also)
             failures(measured, BESIDE_FAILURES, options.out / "failures.jpg")
         print(f"written below {options.out}")
         return 0

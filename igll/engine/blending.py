@@ -1,6 +1,6 @@
-"""A network between two: the weighted mean of weights, one trained on from the other (ESRGAN, section 3.4).
+"""A network between two: the weighted mean of related weights (Wang et al. 2018, ESRGAN, section 3.4).
 
-Between a network that errs least and its offspring that shows texture lie all compromises.
+Between a network that errs least and a relative that shows texture lie all compromises.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def blend(
 ) -> None:
     """Move a generator's weights towards another's, in place.
 
-    Only weights with a common past can be averaged; that one was trained on from the other (``train.init``)
-    cannot be seen in them, and is up to the caller.
+    Only weights with a common past can be averaged: one trained on from the other (``train.init``), or both
+    from a third. That cannot be seen in them and is up to the caller.
 
     Args:
         generator: The network that is changed.

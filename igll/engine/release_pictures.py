@@ -15,7 +15,7 @@ from igll.data.synthetic import render_scene
 from igll.engine.comparison_sheet import SheetRequest, comparison_rows
 from igll.engine.release_scores import FAMILIES, network_folder
 from igll.engine.results import Results, load_results
-from igll.engine.weights_source import WeightsSource
+from igll.engine.weights_source import WeightsSource, column_title
 from igll.errors import InputError
 from igll.inpainter import Inpainter
 from igll.metrics import HIGHER_IS_BETTER
@@ -79,8 +79,16 @@ def before_after(checkpoint: WeightsSource, out: Path) -> Image.Image:
 _WORDS = {"cloud": "cloud", "slc_off": "scan gaps", "gaps": "seams"}
 
 
-def overview(evaluations: Evaluations, methods: Sequence[str], out: Path) -> Image.Image:
-    """One image for each family of holes, evenly spread over the dataset, filled by methods and network.
+def overview(
+    evaluations: Evaluations, methods: Sequence[str], out: Path, others: Sequence[str] = ()
+) -> Image.Image:
+    """One image for each family of holes, evenly spread over the dataset, filled by methods and networks.
+
+    Args:
+        evaluations: The network's.
+        methods: Methods without training.
+        out: ``*.png`` or ``*.jpg``.
+        others: Further weights, whatever :func:`igll.load` takes; their columns follow the network's.
 
     Raises:
         InputError: Nothing is measured, or a method's package is not installed.
@@ -93,7 +101,7 @@ def overview(evaluations: Evaluations, methods: Sequence[str], out: Path) -> Ima
         image = images[(2 * number + 1) * len(images) // (2 * len(folders))]
         cases.append((folder, image, f"{FAMILIES[family].title}: {image}"))
     caption = "One image for each family of holes, evenly spread over the list of images."
-    return _sheet(evaluations, methods, cases, caption, out)
+    return _sheet(evaluations, methods, cases, caption, out, others)
 
 
 def failures(evaluations: Evaluations, methods: Sequence[str], out: Path) -> Image.Image:
@@ -143,12 +151,15 @@ def _sheet(
     cases: Sequence[tuple[Path, str, str]],
     caption: str,
     out: Path,
+    others: Sequence[str] = (),
 ) -> Image.Image:
     """Fill each case (evaluation, image, title) anew, as it was measured, and lay them below each other."""
     heads: list[str] = []
     pictures = []
     for folder, image, _ in cases:
-        request = SheetRequest([evaluations.checkpoint.named], [evaluations.name], methods, images=[image])
+        networks = [evaluations.checkpoint.named, *others]
+        columns = [evaluations.name, *map(column_title, others)]
+        request = SheetRequest(networks, columns, methods, images=[image])
         rows = comparison_rows(load_config(folder / "config.yaml"), request)
         heads = rows.heads
         pictures += rows.pictures

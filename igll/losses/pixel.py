@@ -44,7 +44,8 @@ class LogErrorLoss(nn.Module):
     that are filled to within a few grey levels from counting without end.
 
     Args:
-        addend: :math:`\epsilon`, a squared error of pixels in [-1, 1]; 1e-3 is four of 255 grey levels, squared.
+        addend: :math:`\epsilon`, a squared error of pixels in [-1, 1]; 1e-3 is that of four grey levels
+            of 255.
     """
 
     def __init__(self, addend: float = 1e-3) -> None:

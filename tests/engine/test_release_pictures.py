@@ -91,6 +91,23 @@ def test_one_image_of_each_family(evaluations: Evaluations, laid: dict, tmp_path
         assert np.array_equal(row[-1], render_scene(number, 32))
 
 
+def test_further_weights_have_columns_of_their_own(
+    evaluations: Evaluations, laid: dict, tmp_path: Path, small
+):
+    config = small()
+    torch.manual_seed(1)
+    generator = build_generator(config.model)
+    with torch.no_grad():
+        for value in generator.parameters():
+            value.add_(0.1)  # untrained networks are too much alike for eight bits
+    path = tmp_path / "other" / "checkpoints" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    save_shared_weights(path, generator, config, 1)
+    overview(evaluations, [], tmp_path / "o.jpg", [str(path)])
+    assert laid["columns"] == ["masked", "IGLL", "other", "truth"]
+    assert not any(np.array_equal(row[1], row[2]) for row in laid["rows"])
+
+
 def test_failures_are_the_worst_images(evaluations: Evaluations, laid: dict, tmp_path: Path, monkeypatch):
     results = {folder: load_results(folder) for folder in evaluations.folders().values()}
     worst = []

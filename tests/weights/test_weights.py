@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import laplace
 
 import igll
 from igll.data.masks import make_mask
@@ -86,3 +87,19 @@ def test_scenes_held_out_are_filled_better_than_by_a_membrane(shared: Path):
         ]
         gains.append(10 * np.log10(errors[1] / errors[0]))
     assert len(gains) == 14 and np.mean(gains) > 2 * np.std(gains, ddof=1) / len(gains) ** 0.5 > 0
+
+
+def test_texture_rises_from_smooth_to_textured(shared: Path):
+    """Detail in the hole, as the mean size of the Laplacian, beside that of the truth."""
+    hole_HW = make_mask("irregular", 128, 128, 0.25, np.random.default_rng(11))
+    models = [igll.load(name, "cpu") for name in ("igll-small-smooth", "igll-small", "igll-small-textured")]
+    detail = []
+    for path in sorted((shared / "data" / "rsscn7" / "val").glob("*/*.webp"))[::20]:
+        with Image.open(path) as picture:
+            truth_HWC = np.asarray(picture.convert("RGB").crop((64, 64, 192, 192)))
+        image_HWC = np.where(hole_HW[..., None], 0, truth_HWC).astype(np.uint8)
+        pictures = [*(model.inpaint(image_HWC, hole_HW) for model in models), truth_HWC]
+        detail.append([np.abs(laplace(one.mean(2)))[hole_HW].mean() for one in pictures])
+    smooth, middle, textured, truth = np.mean(detail, axis=0)
+    assert smooth < middle < textured
+    assert smooth < 0.6 * truth and 0.7 * truth < textured < 1.3 * truth
