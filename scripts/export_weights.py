@@ -48,7 +48,8 @@ def main() -> int:
     generator, config, step = load_generator(path, options.weights)
     averaged = weights_used(path, options.weights, config) == "ema"
     if options.blend:
-        notes["blend"] = _blend(generator, config, *options.blend, options.weights)
+        other, share = options.blend
+        notes["blend"] = _blend(generator, config, other, share, options.weights)
     save_shared_weights(options.out, generator, config, step, options.precision, averaged, notes)
     content = options.out.read_bytes()
     print(f"{options.out}: step {step}, {len(content) / 1e6:.2f} MB, {options.precision}")
