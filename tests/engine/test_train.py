@@ -278,6 +278,30 @@ def test_the_average_follows_the_weights(small, tmp_path: Path):
     assert "ema" not in load_checkpoint(tmp_path / "without" / "checkpoints" / "last.pt")
 
 
+@pytest.mark.parametrize(
+    "path", sorted(QUICKSTART.parent.glob("release/igll_*.yaml")), ids=lambda path: path.stem
+)
+def test_release_configs_train_one_step(tmp_path: Path, shared: Path, path: Path):
+    """The recipes of shipped weights; only sizes and places are overridden."""
+    for number in range(5):
+        folder = tmp_path / "data" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 60).convert("RGB").save(folder / f"{number}.png")
+    overrides = [
+        f"data.root={tmp_path / 'data'}", f"data.val_root={tmp_path / 'data'}", "device=cpu", "model.width=4",
+        "discriminator.width=4", "data.crop_size=64", "train.batch_size=2", "train.max_steps=1",
+        "train.eval_images=2", f"losses.vgg_weights={shared / 'weights' / 'vgg16_features_fp16.safetensors'}",
+        f"edges.cache={tmp_path / 'maps'}",
+    ]  # fmt: skip
+    config = load_config(path, overrides)
+    assert train(config, tmp_path / "run") == 0
+    (terms,) = lines(tmp_path / "run", "train")
+    textured = "textured" in path.stem
+    assert (
+        config.model.skips and ("generator/style" in terms) == ("generator/adversarial" in terms) == textured
+    )
+
+
 @pytest.mark.parametrize("config", ["aid_77", "rice1_10_blind", "rice2_25", "clearview_77_blind"])
 def test_shipped_configs_train_one_step_through_the_entry_point(tmp_path: Path, shared: Path, config: str):
     """Shipped YAML, published layouts, full losses; only sizes and weights' places are overridden."""
