@@ -37,6 +37,7 @@ def test_twenty_steps_are_those_written_down(expected, tmp_path: Path):
     [
         ("train.lr=1.001e-3", "train/generator/pixel"),
         ("train.discriminator_lr=1.1e-4", "train/discriminator/total"),
+        ("losses.svd=0.9", "train/generator/total"),
         ("train.ema_decay=0.6", "val/psnr_hole"),
     ],
 )
