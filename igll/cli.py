@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
-from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError
+from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError, interruptions_first
 from igll.launch import launch
 from igll.weights import ACCEPTED, BEST
 
@@ -315,7 +315,8 @@ def shared(work: Callable[[], int]) -> Callable[[], int]:
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
     try:
-        code = work()
+        with interruptions_first():
+            code = work()
     except InputError as error:
         code = _fail(str(error), 2)
     except NumericsError as error:

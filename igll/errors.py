@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _WORKER_TRACEBACK = "Original Traceback"
 # What ends a line for a terminal, a log reader or str.splitlines; file names and YAML keys may hold it.
 _LINE_ENDS = {ord(end): repr(end)[1:-1] for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
@@ -48,3 +51,21 @@ class ProcessEndedError(Exception):
 
 class ProcessFailedError(ProcessEndedError):
     """Another process of this run cannot go on and tells why; all processes stand at the same place."""
+
+
+@contextmanager
+def interruptions_first() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave as what they are, even where a library trips over them on their way out.
+
+    Libraries that clean up in the midst of a write may raise an error of their own; the interruption is then
+    no more than that error's context.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, KeyboardInterrupt | SystemExit):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from igll.errors import InputError, OutputError
@@ -40,6 +43,34 @@ def replacing(path: Path, durable: bool = False, previous: Path | None = None) -
     finally:
         with suppress(OSError):  # the failure itself is what the user has to hear of
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is done; for short writes that do not bear being broken off.
+
+    An archive of :mod:`zipfile` is one: closed in the midst of an entry it raises an error of its own.
+    Outside the main thread, where signals never arrive, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        late.append(number)
+
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in found.items() if handler is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if late:
+            signal.raise_signal(late[0])
 
 
 def _rename(temporary: Path, path: Path, previous: Path | None) -> None:

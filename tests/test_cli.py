@@ -118,3 +118,27 @@ def test_a_loader_process_that_was_killed_is_told_in_one_line(capsys):
     assert capsys.readouterr().err.startswith(
         "error: DataLoader worker (pid 7) is killed by signal: Killed, "
     )
+
+
+def test_an_interruption_that_a_library_trips_over_is_still_one(capsys):
+    def work() -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Can't close the ZIP file while there is an open writing handle on it")
+
+    with pytest.raises(SystemExit) as end:
+        exit_with(work)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_an_error_without_an_interruption_keeps_its_traceback():
+    def work() -> int:
+        try:
+            raise KeyError("first")
+        finally:
+            raise ValueError("second")
+
+    with pytest.raises(ValueError, match="second"):
+        exit_with(work)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from igll import storage
 from igll.errors import InputError, OutputError
-from igll.storage import make_folder, replacing
+from igll.storage import make_folder, replacing, uninterrupted
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -71,3 +73,32 @@ def test_folders_are_made_or_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(storage.os, "access", lambda *_: False)
     with pytest.raises(InputError, match="no permission to write there"):
         make_folder(tmp_path / "a")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_short_write(number: int):
+    heard: list[str] = []
+    before = signal.signal(number, lambda *_: heard.append("signal"))
+    try:
+        with uninterrupted():
+            signal.raise_signal(number)
+            heard.append("written")
+        assert heard == ["written", "signal"]
+        signal.raise_signal(number)  # heard at once again
+        assert heard == ["written", "signal", "signal"]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_thread_writes_without_touching_the_handlers():
+    seen: list[object] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def write() -> None:
+        with uninterrupted():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert seen == [before]

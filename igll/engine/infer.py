@@ -24,7 +24,7 @@ from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
 from igll.engine.weights_source import find_weights
-from igll.errors import InputError, OutputError
+from igll.errors import InputError, OutputError, interruptions_first
 from igll.geo.holes import HoleSources
 from igll.inpainter import Inpainter
 from igll.launch import launch
@@ -224,7 +224,8 @@ def _leaving_cleanly(resumable: bool) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        with interruptions_first():
+            yield
     except (KeyboardInterrupt, SystemExit) as end:
         again = "; run the same command again to go on" if resumable else ""
         sys.stdout.flush()

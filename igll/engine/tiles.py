@@ -23,7 +23,7 @@ from igll.geo.reference import Reference
 from igll.geo.scaling import Scaling
 from igll.geo.tiling import Plan, Tile
 from igll.models.prefill import prefill_pyramid
-from igll.storage import replacing
+from igll.storage import replacing, uninterrupted
 
 # Width of the strip along a frame's border in which a hole is given a coarser filling as if it were known.
 _ANCHOR = 16
@@ -151,7 +151,7 @@ class TileStore:
             OutputError: It cannot be written.
         """
         values_CN, filled_HW = filling
-        with replacing(self._path(tile)) as path, path.open("wb") as file:
+        with uninterrupted(), replacing(self._path(tile)) as path, path.open("wb") as file:
             np.savez(file, values_CN=values_CN, filled_HW=filled_HW)
 
     def read(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:

@@ -150,6 +150,25 @@ def test_an_interrupted_run_tells_how_to_go_on(nursery, scene, whole, tmp_path, 
     assert names(tmp_path / "out") == ["out.tif", "out_synthetic.tif"]
 
 
+def test_a_tile_is_kept_whole_when_the_signal_falls_into_its_writing(
+    scene, whole, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out/out.tif"
+    real = np.savez
+
+    def interrupted(*arguments, **arrays):
+        signal.raise_signal(signal.SIGTERM)
+        real(*arguments, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", interrupted)
+        assert call(scene, *HARMONIC, "--out", out) == 143
+    assert only_line(capsys.readouterr().err) == "error: interrupted; run the same command again to go on"
+    assert len(list((tmp_path / "out/.out.igll-work").glob("tiles*/*.npz"))) == 1
+    assert call(scene, *HARMONIC, "--out", out) == 0
+    assert np.array_equal(read(out), whole)
+
+
 def test_an_older_result_stays_until_the_new_one_is_whole(scene, whole, tmp_path, monkeypatch):
     out = tmp_path / "out/out.tif"
     assert call(scene, *HARMONIC, "--out", out) == 0
