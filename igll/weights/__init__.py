@@ -29,13 +29,13 @@ class ShippedWeights:
 
 SHIPPED = {
     "igll-small": ShippedWeights(
-        "igll-small.safetensors", "7fcd224b2d2055879e2c65c07ee29c0bbfe44c8354debe11c49049bf77592737"
+        "igll-small.safetensors", "df63c56eae33e0aecffa28eeb9c45e932fcc74c710738babc8281bda2d862b9f"
     ),
     "igll-small-smooth": ShippedWeights(
         "igll-small-smooth.safetensors", "4f65dc14c38918135c183f767b62cbebb378a004dede00f50feac219234d4a75"
     ),
     "igll-small-textured": ShippedWeights(
-        "igll-small-textured.safetensors", "4b2068e7e3af12488b38e158c2874e4194bb1ec641e61ef4d2fad0e1a5dc3b6f"
+        "igll-small-textured.safetensors", "5d7727543261b66c0dd6fc06eb389975fdbff42560650dfe65796d7b1b3aa49a"
     ),
 }
 BEST = "igll-small"
