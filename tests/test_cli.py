@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from igll import cli
 from igll.cli import exit_with
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
@@ -86,13 +87,21 @@ def test_installed_commands_exist():
         ),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(tmp_path: Path, entry: str, arguments: list, expected: str):
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys, entry: str, arguments: list, expected: str):
     if entry == "train":
         arguments = [*arguments, "--out", tmp_path / "run"]
-    done = call(entry, *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and expected in done.stderr
+    with pytest.raises(SystemExit) as end:
+        getattr(cli, entry)([str(argument) for argument in arguments])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and expected in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_of_its_own_says_nothing_beside_that_line(tmp_path: Path):
+    done = call("train", "--config", CONFIG, "model.widht=8", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_the_module_takes_the_commands_by_name():
