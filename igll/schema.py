@@ -49,8 +49,8 @@ class Section(BaseModel):
 
 # Settings that only IGLL's own generator has.
 _IGLL_ONLY = (
-    "structure_prior", "prefill", "residual", "skips", "heads", "position", "position_grid", "select", "gam",
-    "ffsm", "score_scale",
+    "structure_prior", "prefill", "residual", "skips", "exemplar", "heads", "position", "position_grid",
+    "select", "gam", "ffsm", "score_scale",
 )  # fmt: skip
 
 
@@ -87,6 +87,7 @@ class ModelConfig(Section):
     prefill: Literal["none", "mean", "pyramid", "harmonic"] = "none"
     residual: bool = False
     skips: bool = False
+    exemplar: bool = False
     heads: Annotated[int, Field(ge=1, le=16)] = 1
     position: bool = True
     position_grid: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -239,6 +240,7 @@ class LossConfig(Section):
     edge: Weight = 1.0
     backbone: Literal["vgg19", "vgg16"] = "vgg19"
     vgg_weights: str | None = None
+    vgg_amp: bool = False
     vgg_normalisation: Literal["auto", "imagenet", "caffe", "unit", "signed"] = "auto"
     feature_scale: Literal["none", "unit"] = "none"
     self_guided: Weight = 0.0

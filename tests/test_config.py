@@ -156,6 +156,7 @@ def test_what_is_left_out_is_as_published(written, name: str):
         ("structure_prior", "learned", "none"),
         ("prefill", "harmonic", "none"),
         ("residual", "true", "False"),
+        ("exemplar", "true", "False"),
         ("heads", "3", "1"),
         ("position", "false", "True"),
         ("position_grid", "16", "64"),

@@ -26,6 +26,7 @@ from igll.models import Generator
 from igll.models.export import LARGEST_SIDE, GraphForm
 from igll.models.layers import STRIDE
 from igll.storage import replacing
+from igll.weights import BEST
 
 SUFFIX = ".onnx"
 OPSET = 17
@@ -100,6 +101,11 @@ def export_onnx(request: ExportRequest) -> Exported:
     if not isinstance(generator, Generator):
         raise InputError(
             f"{source.named}: a network of model.name={config.model.name}; only igll's can be exported"
+        )
+    if generator.exemplar:
+        raise InputError(
+            f"{source.named}: fills by example, a search that has no ONNX form; export weights of "
+            f"model.exemplar=false, such as {BEST}"
         )
     metadata = describe(source, generator, config, step)
     with replacing(request.out) as temporary:

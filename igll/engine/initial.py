@@ -10,8 +10,12 @@ from igll.config import Config, ModelConfig
 from igll.engine.trained import load_generator
 from igll.engine.weights_source import find_weights
 from igll.errors import InputError
+from igll.models.reconstruction import GATE_START
 
 _POSITIONS = (".position_row", ".position_column")
+# PERN's convolutions that an exemplar changes the shape of, and where the gate of its detail starts.
+_SEES_IMAGE = ("pern.feature_branch.0.0.weight", "pern.attention_branch.before.0.0.weight")
+_PAINTS = {"pern.decoder.8.weight": 0.0, "pern.decoder.8.bias": GATE_START}
 
 
 def initial_weights(config: Config) -> dict[str, Tensor] | None:
@@ -19,7 +23,8 @@ def initial_weights(config: Config) -> dict[str, Tensor] | None:
 
     Positions that were learned on a grid of another side are interpolated, as the network does for maps of
     another size: with ``model.position_grid`` at a quarter of the crop's side it starts as the function that
-    it was.
+    it was. A network that is shown an exemplar may start from one that was
+    not: it takes a part of the exemplar's detail at once, and learns to look at the rest.
 
     Returns:
         The generator's weights on the CPU; None if it is to start from random ones.
@@ -35,15 +40,19 @@ def initial_weights(config: Config) -> dict[str, Tensor] | None:
     except InputError as error:
         raise InputError(f"train.init: {error}") from None
     _check_model(trained.model, config.model, source)
-    return {
+    weights = {
         name: _on_grid(value, config.model.position_grid) if name.endswith(_POSITIONS) else value
         for name, value in generator.state_dict().items()
     }
+    if config.model.exemplar and not trained.model.exemplar:
+        _show_exemplar(weights, config.model.image_channels)
+    return weights
 
 
 def _check_model(trained: ModelConfig, wanted: ModelConfig, source: str) -> None:
-    """Refuse weights of a network that differs in more than the side of its grid of positions."""
+    """Refuse weights of a network that differs in more than its grid of positions and a new exemplar."""
     before, now = trained.model_dump(), wanted.model_dump()
+    before["exemplar"] |= now["exemplar"]
     differing = [key for key in now if key != "position_grid" and before[key] != now[key]]
     if differing:
         theirs = " ".join(f"model.{key}={before[key]}" for key in differing)
@@ -52,6 +61,18 @@ def _check_model(trained: ModelConfig, wanted: ModelConfig, source: str) -> None
             f"train.init: {source} was trained with {theirs}, but this run has {ours}; "
             "give this run the same, or begin without train.init"
         )
+
+
+def _show_exemplar(weights: dict[str, Tensor], channels: int) -> None:
+    """Give PERN's first convolutions an exemplar after the image, its last one a gate: with weights 0 and the
+    gate's bias at GATE_START.
+    """
+    for name in _SEES_IMAGE:
+        image, rest = weights[name].split([channels, weights[name].shape[1] - channels], 1)
+        weights[name] = torch.cat([image, torch.zeros_like(image), rest], 1)
+    for name, start in _PAINTS.items():
+        gate = torch.full_like(weights[name][:1], start)
+        weights[name] = torch.cat([weights[name], gate])
 
 
 def _on_grid(position_CN: Tensor, side: int) -> Tensor:

@@ -125,7 +125,9 @@ class Objectives(nn.Module):
         self.feature_matching = FeatureMatchingLoss(by_channels=config.feature_matching_of == "local")
         needs_features = config.perceptual or config.style or config.self_guided or config.alignment
         self.features = (
-            VGGFeatures(config.backbone, config.vgg_weights, allow_download, config.vgg_normalisation)
+            VGGFeatures(
+                config.backbone, config.vgg_weights, allow_download, config.vgg_normalisation, config.vgg_amp
+            )
             if needs_features
             else None
         )

@@ -1,4 +1,4 @@
-"""Losses are computed in full precision, whatever the networks run in."""
+"""Losses are computed in full precision, whatever the networks run in; VGG itself may be asked for less."""
 
 from __future__ import annotations
 

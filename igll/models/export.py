@@ -35,10 +35,15 @@ class GraphForm(nn.Module):
 
     Args:
         generator: The network; it is copied.
+
+    Raises:
+        ValueError: It fills by example: a search that depends on what it finds.
     """
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
+        if generator.exemplar:
+            raise ValueError("a generator that fills by example has no graph form")
         net = copy.deepcopy(generator).eval().requires_grad_(False)
         net.__class__ = _WrittenOut
         for stage in (net.pirn, net.pern):

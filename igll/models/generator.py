@@ -9,6 +9,7 @@ from torch import Tensor
 
 from igll.models.attention import GlobalAttention
 from igll.models.edges import LearnedEdges
+from igll.models.exemplar import fill_by_example
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
@@ -37,6 +38,7 @@ class Generator(InpaintingNetwork):
             ``harmonic``.
         residual: Both nets predict a correction to their input.
         skips: Skip connections, which the paper has not; see :class:`SkippingNet`.
+        exemplar: Show PERN the image filled by example too, whose detail it may take.
         heads: Attention heads of GAM and FFSM.
         position: Learned positions in GAM and FFSM.
         position_grid: Side of the grid on which positions are learned.
@@ -54,6 +56,7 @@ class Generator(InpaintingNetwork):
         prefill: Prefill = "none",
         residual: bool = False,
         skips: bool = False,
+        exemplar: bool = False,
         heads: int = 1,
         position: bool = True,
         position_grid: int = 64,
@@ -63,7 +66,7 @@ class Generator(InpaintingNetwork):
         score_scale: float = 1.0,
     ) -> None:
         super().__init__(image_channels, structure_prior)
-        self.prefill = prefill
+        self.prefill, self.exemplar = prefill, exemplar
         in_channels = image_channels + 1 + (structure_prior != "none")
         attention = (4 * width, heads, position, position_grid)
         first = VanillaAttention(*attention) if gam == "vanilla" else GlobalAttention(*attention)
@@ -75,7 +78,7 @@ class Generator(InpaintingNetwork):
         self.edges = LearnedEdges(image_channels, width) if structure_prior == "learned" else None
         net = SkippingNet if skips else ReconstructionNet
         self.pirn = net(in_channels, image_channels, width, first, residual)
-        self.pern = net(in_channels, image_channels, width, second, residual)
+        self.pern = net(in_channels, image_channels, width, second, residual, exemplar)
         # Tokens are then rows of memory, and convolutions faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -95,6 +98,7 @@ class Generator(InpaintingNetwork):
         """Fill the hole, in two stages; see :meth:`InpaintingNetwork.fill`."""
         self.check(image_BCHW, mask_B1HW, edge_B1HW)
         height, width = image_BCHW.shape[-2:]
+        crop = (..., slice(height), slice(width))
         image, mask = map(pad_to_stride, without_hole(image_BCHW, mask_B1HW))
         layout = layout or self.layout(mask_B1HW).to(mask.device)
         start = self._prefilled(image, mask)
@@ -107,8 +111,9 @@ class Generator(InpaintingNetwork):
         prior_BCHW = torch.cat([channel.to(image.dtype) for channel in prior], 1)
         first = self.pirn(start, prior_BCHW, layout)
         pixel = composite(first, image, mask)
-        second = self.pern(pixel, prior_BCHW, layout)
-        crop = (..., slice(height), slice(width))
+        # Without the padding, which is nobody's ground.
+        example = pad_to_stride(fill_by_example(start[crop], mask[crop])) if self.exemplar else None
+        second = self.pern(pixel, prior_BCHW, layout, example)
         return GeneratorOutput(
             pixel[crop],
             composite(second, image, mask)[crop],

@@ -2,7 +2,7 @@
 
 How many tokens are missing decides the sizes of tensors, and sizes have to be known on the host. So the
 mask is looked at once, on the CPU, and the networks work with the lists that came out: on a GPU, a pass
-that is given its layout waits for nothing.
+that is given its layout waits for nothing, unless it fills by example.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class InpaintingNetwork(nn.Module, ABC):
         """What follows from the mask alone, for :meth:`fill`; None for networks that need nothing.
 
         On a GPU a pass that is given its layout never waits for the device, if the layout was worked out from
-        a mask on the CPU.
+        a mask on the CPU; but for one that fills by example, see :mod:`igll.models.exemplar`.
 
         Args:
             mask_B1HW: 1 = missing, on any device.

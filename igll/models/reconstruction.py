@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.exemplar import detail_of
 from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
     STRIDE,
@@ -20,6 +21,7 @@ from igll.models.layers import (
 
 _RESIDUAL_GAIN = 0.3  # of a layer that is added to its input: five in a row then grow the signal by a fifth
 _RESIDUAL_FROM = 5  # the feature branch's first layer that keeps its size
+GATE_START = 1.5  # four fifths of the exemplar's detail, before the gate has learned where to trust it
 
 
 class ReconstructionNet(nn.Module):
@@ -32,12 +34,21 @@ class ReconstructionNet(nn.Module):
         attention: GAM, FFSM or vanilla attention on 4 × width channels.
         residual: Predict a correction to the input image instead of the image; the last convolution
             then starts at zero, so that training starts from the input.
+        exemplar: Take an image filled by example too, and add its detail, pixel by pixel as much of it as the
+            net says by one more output.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, width: int, attention: nn.Module, residual: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        attention: nn.Module,
+        residual: bool,
+        exemplar: bool = False,
     ) -> None:
         super().__init__()
+        in_channels, out_channels = in_channels + exemplar * out_channels, out_channels + exemplar
         self.feature_branch = FeatureBranch(in_channels, width)
         self.attention_branch = AttentionBranch(in_channels, width, attention)
         self.decoder = Decoder(width, out_channels)
@@ -48,19 +59,35 @@ class ReconstructionNet(nn.Module):
         with torch.no_grad():
             # Start at the input, or near mid-range: far out, the clamp lets no gradient through.
             last.weight.mul_(0.0 if residual else 0.1)
+            if exemplar:
+                last.get_parameter("bias")[-1] = GATE_START
 
-    def forward(self, image_BCHW: Tensor, prior_BCHW: Tensor, layout: HoleLayout) -> Tensor:
+    def forward(
+        self,
+        image_BCHW: Tensor,
+        prior_BCHW: Tensor,
+        layout: HoleLayout,
+        example_BCHW: Tensor | None = None,
+    ) -> Tensor:
         """Return the prediction_BCHW in [-1, 1] for the layout's window; around it, the input.
 
         Args:
             image_BCHW: Image whose hole holds the net's starting point.
             prior_BCHW: Edge (if any) and mask channels.
             layout: Where the hole is on the feature grid.
+            example_BCHW: The image filled by example, for a net that takes one.
         """
-        input_BCHW = torch.cat([image_BCHW, prior_BCHW.to(image_BCHW.dtype)], 1)
+        guides = [prior_BCHW] if example_BCHW is None else [example_BCHW, prior_BCHW]
+        input_BCHW = torch.cat([image_BCHW, *(guide.to(image_BCHW.dtype) for guide in guides)], 1)
         input_BCHW = input_BCHW.contiguous(memory_format=torch.channels_last)
         output_BCHW = self.paint(input_BCHW, layout).to(image_BCHW.dtype)
         window = layout.window
+        if example_BCHW is not None:
+            detail_BCHW = detail_of(example_BCHW)
+            if window is not None:
+                detail_BCHW = window.crop_pixels(detail_BCHW, STRIDE)
+            trust_B1HW = output_BCHW[:, -1:].sigmoid()
+            output_BCHW = output_BCHW[:, :-1] + trust_B1HW * detail_BCHW
         if self.residual:
             output_BCHW = output_BCHW + (
                 image_BCHW if window is None else window.crop_pixels(image_BCHW, STRIDE)
@@ -69,10 +96,10 @@ class ReconstructionNet(nn.Module):
         return output_BCHW if window is None else window.put_pixels(image_BCHW, output_BCHW, STRIDE)
 
     def paint(self, input_BCHW: Tensor, layout: HoleLayout) -> Tensor:
-        """What the last convolution gives for the layout's window.
+        """What the last convolution gives for the layout's window, a gate last of all with an exemplar.
 
         Args:
-            input_BCHW: Image, edge (if any) and mask channels of the whole frame.
+            input_BCHW: Image, exemplar and edge (if any) and mask channels of the whole frame.
             layout: Where the hole is on the feature grid.
         """
         features = [
@@ -93,9 +120,15 @@ class SkippingNet(ReconstructionNet):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, width: int, attention: nn.Module, residual: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        attention: nn.Module,
+        residual: bool,
+        exemplar: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, width, attention, residual)
+        super().__init__(in_channels, out_channels, width, attention, residual, exemplar)
         self.skip_full = nn.Conv2d(width, width, 1)
         self.skip_half = nn.Conv2d(2 * width, 2 * width, 1)
         for layer in self.modules():

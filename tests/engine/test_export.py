@@ -287,3 +287,15 @@ def test_whatever_names_weights_can_be_exported(weights, tmp_path: Path, monkeyp
     assert isinstance(generator, Generator)
     metadata = export.describe(find_weights(BEST), generator, config, step)
     assert (metadata["weights_file"], metadata["weights_sha256"]) == (BEST, SHIPPED[BEST].sha256)
+
+
+def test_weights_that_fill_by_example_are_refused(weights, tmp_path: Path, capsys):
+    with pytest.raises(ValueError, match="no graph form"):
+        GraphForm(lively({"structure_prior": "none", "exemplar": True}))
+    path, out = weights(structure_prior="none", skips=True, exemplar=True), tmp_path / "m.onnx"
+    with pytest.raises(SystemExit) as end:
+        entry_point([str(path), "--out", str(out)])
+    assert end.value.code == 2 and not out.exists()
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {path}: fills by example, a search that has no ONNX form; export ")
+    assert BEST in told and told.count("\n") == 1

@@ -19,6 +19,7 @@ from igll.engine.state import build_state
 from igll.engine.train import train
 from igll.engine.trained import load_generator
 from igll.errors import InputError
+from igll.models.reconstruction import GATE_START
 from igll.weights import BEST, SHIPPED
 from tests.engine.conftest import QUICKSTART
 from tests.engine.run_files import differing, last_of
@@ -90,6 +91,32 @@ def test_weights_that_ship_are_taken_by_their_name():
     shipped, config, _ = load_generator(SHIPPED[BEST].path)
     tuned = config.model_copy(update={"train": config.train.model_copy(update={"init": BEST})})
     assert differing(initial_weights(tuned), dict(shipped.state_dict())) == []
+
+
+def test_a_network_shown_an_exemplar_may_start_from_one_without_but_not_the_other_way_round(
+    small, tmp_path: Path
+):
+    def config(exemplar: bool, init: Path | None = None):
+        model = {"width": 4, "structure_prior": "none", "skips": True, "exemplar": exemplar}
+        return small(model=model, train={**SHORT, "init": None if init is None else str(init)})
+
+    plain, shown = (build_state(config(exemplar), CPU).generator for exemplar in (False, True))
+    torch.nn.init.normal_(plain.pern.decoder[-1].weight, std=0.05)
+    for name, network in (("plain", plain), ("shown", shown)):
+        save_shared_weights(tmp_path / f"{name}.safetensors", network, config(network is shown), 1, "float32")
+    started = config(True, tmp_path / "plain.safetensors")
+    network = build_state(started, CPU, initial_weights(started)).generator.eval()
+    assert network.pern.decoder[-1].bias[-1] == GATE_START
+    image_BCHW = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask_B1HW = torch.zeros(1, 1, 64, 64)
+    mask_B1HW[..., 24:40, 20:36] = 1
+    with torch.no_grad():
+        expected, found = (net.eval()(image_BCHW, mask_B1HW)[1] for net in (plain, network))
+        assert (found - expected).abs().max() > 0.1, "a part of the exemplar's detail from the start"
+        network.pern.decoder[-1].bias[-1] = -50  # which is all that it sees of it
+        assert torch.equal(network(image_BCHW, mask_B1HW)[1], expected)
+    with pytest.raises(InputError, match=r"was trained with model\.exemplar=True, but this run"):
+        initial_weights(config(False, tmp_path / "shown.safetensors"))
 
 
 def test_a_resumed_run_needs_the_file_no_more(small, source: Path, home: Path, tmp_path: Path):

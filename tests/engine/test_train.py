@@ -296,7 +296,7 @@ def test_release_configs_train_one_step(tmp_path: Path, shared: Path, path: Path
     config = load_config(path, overrides)
     assert train(config, tmp_path / "run") == 0
     (terms,) = lines(tmp_path / "run", "train")
-    textured = "textured" in path.stem
+    textured = path.stem.split("_")[2:3] in (["textured"], ["exemplar"])
     assert (
         config.model.skips and ("generator/style" in terms) == ("generator/adversarial" in terms) == textured
     )

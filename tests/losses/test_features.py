@@ -303,3 +303,24 @@ def test_layers_that_a_backbone_does_not_have_are_refused_by_key(vgg16_file: Pat
 
 def test_of_no_layers_nothing_is_computed(vgg16_file: Path) -> None:
     assert VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")(_noise(), []) == {}
+
+
+def test_in_bfloat16_features_and_gradients_stay_close(vgg16_file: Path) -> None:
+    image = torch.rand(2, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = VGGFeatures("vgg16", vgg16_file, normalisation="imagenet")
+    quick = VGGFeatures("vgg16", vgg16_file, normalisation="imagenet", amp=True)
+    gradients = []
+    for network in (exact, quick):
+        leaf = image.clone().requires_grad_(True)
+        found = network(leaf, VGG16)
+        assert all(value.dtype == torch.float32 for value in found.values())
+        found["relu3_3"].square().mean().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad)
+    with torch.no_grad():
+        wanted, found = exact(image, VGG16), quick(image, VGG16)
+    for name, value in wanted.items():
+        error = (found[name] - value).norm() / value.norm()
+        assert 0 < error < 0.02, name
+    # Units near zero fall on either side of it, which a gradient feels more than the features do.
+    assert (gradients[1] - gradients[0]).norm() < 0.2 * gradients[0].norm()

@@ -46,6 +46,7 @@ SETTINGS = [
     {"select": "best", "score_scale": 10.0},
     {"structure_prior": "learned", "prefill": "harmonic", "residual": True, "score_scale": 10.0},
     {"structure_prior": "none", "prefill": "harmonic", "residual": True, "skips": True},
+    {"structure_prior": "none", "prefill": "harmonic", "residual": True, "skips": True, "exemplar": True},
     {"gam": "vanilla"},
     {"ffsm": "vanilla"},
 ]
