@@ -97,6 +97,8 @@ def fill_by_example(filled_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
 
 def detail_of(image_BCHW: Tensor) -> Tensor:
     """What an image shows beyond its blurred self: image_BCHW − its Gaussian blur."""
+    if image_BCHW.is_meta:
+        return image_BCHW
     exact_BCHW = image_BCHW if image_BCHW.dtype == torch.float64 else image_BCHW.float()
     channels, radius = image_BCHW.shape[1], int(2 * _BLUR)
     offset = torch.arange(-radius, radius + 1, device=image_BCHW.device)

@@ -78,6 +78,13 @@ def test_layers_are_those_of_the_papers_table_over_the_whole_frame(hole: int):
     assert record_layers(peer, inputs, layers) is layers
 
 
+def test_layers_of_a_network_that_fills_by_example_are_recorded_without_its_search():
+    settings = {"width": 4, "structure_prior": "none", "exemplar": True}
+    generator = fresh_generator(ModelConfig.model_validate(settings))
+    inputs = make_inputs(generator, Case("igll", 64, 1, 25), CPU)
+    assert any(call.weight.shape[:2] == (4, 7) for call in record_layers(generator, inputs, []))
+
+
 def test_convolutions_are_recorded_with_all_that_decides_their_speed():
     layer = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
     up = torch.nn.ConvTranspose2d(6, 2, 2, stride=2, bias=False)
