@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from igll.config import Config
+from igll.engine.initial import show_exemplar
 from igll.errors import InputError
 
 
@@ -23,7 +24,8 @@ def blend(
     Args:
         generator: The network that is changed.
         config: Its configuration.
-        other: The network to move towards.
+        other: The network to move towards; without an exemplar it stands for the start of a training with
+            one.
         other_config: Its configuration.
         share: How far: 0 leaves the generator as it is, 1 makes it the other.
         source: What a message calls the other.
@@ -34,6 +36,10 @@ def blend(
     if not 0 <= share <= 1:
         raise InputError(f"share {share:g}: how far to go towards {source} is a number from 0 to 1")
     mine, theirs = config.model.model_dump(), other_config.model.model_dump()
+    weights = other.state_dict()
+    if mine["exemplar"] and not theirs["exemplar"]:
+        show_exemplar(weights, config.model.image_channels)
+        theirs["exemplar"] = True
     unlike = [key for key in mine if mine[key] != theirs[key]]
     if unlike:
         key = unlike[0]
@@ -41,6 +47,6 @@ def blend(
             f"{source}: model.{key} is {theirs[key]}, not {mine[key]}; only weights of one network blend"
         )
     with torch.no_grad():
-        for value, target in zip(generator.state_dict().values(), other.state_dict().values(), strict=True):
+        for name, value in generator.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(target.to(value), share)
+                value.lerp_(weights[name].to(value), share)

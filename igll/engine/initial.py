@@ -45,7 +45,7 @@ def initial_weights(config: Config) -> dict[str, Tensor] | None:
         for name, value in generator.state_dict().items()
     }
     if config.model.exemplar and not trained.model.exemplar:
-        _show_exemplar(weights, config.model.image_channels)
+        show_exemplar(weights, config.model.image_channels)
     return weights
 
 
@@ -63,9 +63,14 @@ def _check_model(trained: ModelConfig, wanted: ModelConfig, source: str) -> None
         )
 
 
-def _show_exemplar(weights: dict[str, Tensor], channels: int) -> None:
-    """Give PERN's first convolutions an exemplar after the image, its last one a gate: with weights 0 and the
-    gate's bias at GATE_START.
+def show_exemplar(weights: dict[str, Tensor], channels: int) -> None:
+    """Turn weights of a network without an exemplar, in place, into those that its training would start from.
+
+    PERN's first convolutions see the exemplar after the image, with weight 0; its last one has a gate.
+
+    Args:
+        weights: A generator's state dict.
+        channels: Channels of the image.
     """
     for name in _SEES_IMAGE:
         image, rest = weights[name].split([channels, weights[name].shape[1] - channels], 1)

@@ -20,6 +20,7 @@ _FORGIVEN = 0.4
 _SOURCES = 4_096  # at most so many patches are compared with: all of an image of 256 × 256
 _PAIRS = 2**24  # distances held at a time
 _BLUR = 6.0  # standard deviation in pixels, above which structure is no detail
+_NEAR = 10  # pixels from known ground within which a net knows better what goes on
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -108,6 +109,16 @@ def detail_of(image_BCHW: Tensor) -> Tensor:
     with torch.autocast(image_BCHW.device.type, enabled=False):
         blurred_BCHW = F.conv2d(F.conv2d(wide, kernel, groups=channels), kernel.mT, groups=channels)
     return (exact_BCHW - blurred_BCHW).to(image_BCHW.dtype)
+
+
+def away_from_ground(mask_B1HW: Tensor) -> Tensor:
+    """How far pixels are from known ground: 0 there, rising to 1 ten pixels away (chessboard distance)."""
+    known_B1HW = 1 - mask_B1HW
+    steps_B1HW = torch.zeros_like(mask_B1HW)
+    for _ in range(_NEAR):
+        steps_B1HW = steps_B1HW + 1 - known_B1HW
+        known_B1HW = F.max_pool2d(known_B1HW, 3, stride=1, padding=1)
+    return steps_B1HW / _NEAR
 
 
 def _fill_one(image_CHW: Tensor, hole_1HW: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.exemplar import detail_of
+from igll.models.exemplar import away_from_ground, detail_of
 from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
     STRIDE,
@@ -34,8 +34,8 @@ class ReconstructionNet(nn.Module):
         attention: GAM, FFSM or vanilla attention on 4 × width channels.
         residual: Predict a correction to the input image instead of the image; the last convolution
             then starts at zero, so that training starts from the input.
-        exemplar: Take an image filled by example too, and add its detail, pixel by pixel as much of it as the
-            net says by one more output.
+        exemplar: Take an image filled by example too, and add its detail, away from known ground and pixel by
+            pixel as much of it as the net says by one more output.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ReconstructionNet(nn.Module):
         output_BCHW = self.paint(input_BCHW, layout).to(image_BCHW.dtype)
         window = layout.window
         if example_BCHW is not None:
-            detail_BCHW = detail_of(example_BCHW)
+            detail_BCHW = detail_of(example_BCHW) * away_from_ground(prior_BCHW[:, -1:])
             if window is not None:
                 detail_BCHW = window.crop_pixels(detail_BCHW, STRIDE)
             trust_B1HW = output_BCHW[:, -1:].sigmoid()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from igll.engine.blending import blend
+from igll.engine.initial import show_exemplar
 from igll.engine.shared_weights import load_shared_weights, read_notes, save_shared_weights
 from igll.errors import InputError
 from igll.registry import build_generator
@@ -37,6 +38,18 @@ def test_every_weight_is_the_weighted_mean(pair, share: float):
     for name, value in one.state_dict().items():
         np.testing.assert_allclose(value.double().numpy(), expected[name], atol=1e-7)
         assert torch.equal(other.state_dict()[name], before[name])
+
+
+def test_weights_without_an_exemplar_stand_for_the_start_of_a_training_with_one(small):
+    plain, shown = (small(model={"exemplar": exemplar}) for exemplar in (False, True))
+    torch.manual_seed(0)
+    start, network = build_generator(plain.model), build_generator(shown.model)
+    blend(network, shown, start, plain, 1.0, "start.pt")
+    expected = dict(start.state_dict())
+    show_exemplar(expected, 3)
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    with pytest.raises(InputError, match=r"other\.pt: model\.exemplar is True, not False"):
+        blend(start, plain, network, shown, 0.5, "other.pt")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_cdt, gaussian_filter
 from torch import Tensor
 
 from igll.models import exemplar
-from igll.models.exemplar import _Choice, _Level, _Search, detail_of, fill_by_example
+from igll.models.exemplar import _Choice, _Level, _Search, away_from_ground, detail_of, fill_by_example
 from igll.models.generator import Generator
 from igll.models.prefill import prefill_harmonic
 
@@ -181,6 +181,17 @@ def test_images_of_a_batch_do_not_influence_each_other_and_dtypes_stay() -> None
     assert not fill_by_example(image.requires_grad_(), mask).requires_grad
 
 
+def test_the_share_of_detail_rises_with_the_distance_from_known_ground() -> None:
+    mask = (noise(2, 1, 50, 60) > -0.999).float()
+    mask[1] = square_hole(50, 60, 0, 20, 40)
+    found = away_from_ground(mask)
+    for share, hole in zip(found[:, 0], mask[:, 0].numpy(), strict=True):
+        distance = distance_transform_cdt(hole, "chessboard")
+        np.testing.assert_allclose(share.numpy(), np.minimum(distance, 10) / 10, atol=1e-6)
+    assert not away_from_ground(torch.zeros(1, 1, 8, 8)).any()
+    assert (away_from_ground(torch.ones(1, 1, 8, 8)) == 1).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_detail_of_other_types_is_that_of_float32(dtype: torch.dtype) -> None:
     image = noise(1, 3, 40, 40).to(dtype)
@@ -221,7 +232,7 @@ def test_the_gate_says_how_much_of_the_detail_is_taken() -> None:
             bias[-1] = gate
             first, second = net(image, mask)
         # Fresh nets with residual prediction add nothing of their own.
-        taken = torch.sigmoid(torch.tensor(gate)) * detail
+        taken = torch.sigmoid(torch.tensor(gate)) * away_from_ground(mask) * detail
         expected = torch.where(mask > 0, (first + taken).clamp(-1, 1), image)
         assert torch.allclose(second, expected, atol=1e-6)
     with torch.enable_grad():
