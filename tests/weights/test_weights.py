@@ -102,5 +102,6 @@ def test_texture_rises_from_smooth_to_textured(shared: Path):
         pictures = [*(model.inpaint(image_HWC, hole_HW) for model in models), truth_HWC]
         detail.append([np.abs(laplace(one.mean(2)))[hole_HW].mean() for one in pictures])
     smooth, middle, textured, exemplar, truth = np.mean(detail, axis=0)
-    assert smooth < middle < textured
-    assert smooth < 0.6 * truth and all(0.7 * truth < one < 1.3 * truth for one in (textured, exemplar))
+    # Detail of an example is taken over away from known ground, which strokes are never far from.
+    assert smooth < middle < exemplar < textured
+    assert smooth < 0.6 * truth < exemplar and 0.7 * truth < textured < 1.3 * truth
