@@ -3,7 +3,7 @@
 The generator looks at the mask on the host and packs hole tokens image by image. Here everything follows from
 the mask by tensor operations alone: which tokens ask and which answer is worked out for the whole batch at
 once, and masks do the rest. Weights and results are those of the generator, whose own modules run all that is
-neither attention, enlargement nor prefill.
+neither attention nor prefill.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
-from igll.models.layers import EnlargingConv2d, hole_on_grid, pad_to_stride
+from igll.models.layers import hole_on_grid, pad_to_stride
 from igll.models.prefill import prefill_harmonic, prefill_pyramid
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.tokens import to_tokens
@@ -52,10 +52,6 @@ class GraphForm(nn.Module):
                 branch.attention = ListedSimilarity(branch.attention)
             else:
                 branch.attention = ListedAttention(cast(GlobalAttention, branch.attention))
-        for module in list(net.modules()):
-            for name, layer in module.named_children():
-                if isinstance(layer, EnlargingConv2d):
-                    setattr(module, name, transposed(layer))
         self.net: Generator = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def forward(self, image_BCHW: Tensor, mask_B1HW: Tensor, edge_B1HW: Tensor | None = None) -> Tensor:
@@ -73,19 +69,6 @@ class GraphForm(nn.Module):
         output = self.net.fill(image_BCHW * 2 - 1, mask_B1HW, edge_B1HW, layout)
         filled_BCHW = ((output.perception_BCHW + 1) / 2).clamp(0, 1)
         return torch.where(mask_B1HW > 0.5, filled_BCHW, image_BCHW)
-
-
-def transposed(convolution: EnlargingConv2d) -> nn.ConvTranspose2d:
-    """Enlargement by repetition and 3 × 3 convolution as one transposed convolution, 4 × 4 with stride 2.
-
-    Along an axis a small pixel reaches four large ones, by the weights w₂, w₁ + w₂, w₀ + w₁ and w₀.
-    """
-    layer = nn.ConvTranspose2d(convolution.in_channels, convolution.out_channels, 4, stride=2, padding=1)
-    reach_43 = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]).to(convolution.weight)
-    kernel = torch.einsum("oiyx,ry,sx->iors", convolution.weight, reach_43, reach_43)
-    layer.weight = nn.Parameter(kernel, requires_grad=False)
-    layer.bias = convolution.bias
-    return layer
 
 
 class GridHole(NamedTuple):
