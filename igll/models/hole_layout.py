@@ -51,6 +51,78 @@ class Window(NamedTuple):
         return F.pixel_shuffle(to_feature(put_BNC, height, width), cell)
 
 
+class Foreground(NamedTuple):
+    """Hole tokens with their left and right neighbours, and where hole tokens stand among them.
+
+    A token and those beside it stand one after the other, also at the grid's border: positions are those of
+    the grid with a frame one token wide.
+
+    Attributes:
+        tokens: The list, in the framed grid.
+        place_BX: Which hole token each entry is, by its place in the list of those; 0 where it is none.
+        is_hole_BX: Whether it is one.
+        neighbour_BMO: For each hole token and offset, where its neighbour stands in this list; the token's
+            own place if the neighbour is no hole.
+        is_neighbour_BMO: Whether it is one.
+        column_BMT: Where the token above, the token itself and the one below stand in this list, 0 where they
+            do not.
+        in_column_BMT: Whether they do.
+        slot_2M: First and last entry of a hole token, over all images of the batch.
+        reach_2M: The same of its neighbours. Both stay on the CPU, where they are needed.
+    """
+
+    tokens: Packed
+    place_BX: Tensor
+    is_hole_BX: Tensor
+    neighbour_BMO: Tensor
+    is_neighbour_BMO: Tensor
+    column_BMT: Tensor
+    in_column_BMT: Tensor
+    slot_2M: Tensor
+    reach_2M: Tensor
+
+    @classmethod
+    def of(cls, hole_B1HW: Tensor, holes: Packed) -> Foreground:
+        """List what belongs to the hole, on the CPU."""
+        columns = hole_B1HW.shape[3] + 2
+        framed_BN = F.pad(hole_B1HW[:, 0], (1, 1, 1, 1)).flatten(1)
+        beside_B1HW = F.max_pool2d(F.pad(hole_B1HW.float(), (2, 2, 1, 1)), (1, 3), stride=1)
+        tokens = pack(beside_B1HW.flatten(1) > 0)
+        slot_BN, place_BN = _places(tokens, framed_BN.shape[1]), _places(holes, hole_B1HW[0].numel())
+        place_BN = F.pad(place_BN.view_as(hole_B1HW), (1, 1, 1, 1), value=-1).flatten(1)
+        place_BX = place_BN.gather(1, tokens.index_BM)
+        around_O = torch.tensor([row * columns + column for row, column in OFFSETS])
+        around_BMO = framed(holes.index_BM, columns - 2)[..., None] + around_O
+        slot_BMO = slot_BN.gather(1, around_BMO.flatten(1)).view_as(around_BMO)
+        middle = len(OFFSETS) // 2
+        is_neighbour_BMO = framed_BN.gather(1, around_BMO.flatten(1)).view_as(around_BMO)
+        is_neighbour_BMO = is_neighbour_BMO & holes.valid_BM[..., None]
+        own_BM1 = slot_BMO[..., middle : middle + 1].clamp_min(0)
+        column_BMT = slot_BMO[..., 1::3]
+        first_BMO = torch.where(is_neighbour_BMO, slot_BMO, tokens.index_BM.shape[1])
+        last_BMO = torch.where(is_neighbour_BMO, slot_BMO, -1)
+        return cls(
+            tokens,
+            place_BX.clamp_min(0),
+            (place_BX >= 0) & tokens.valid_BM,
+            torch.where(is_neighbour_BMO, slot_BMO, own_BM1),
+            is_neighbour_BMO,
+            column_BMT.clamp_min(0),
+            column_BMT >= 0,
+            torch.stack([first_BMO[..., middle].amin(0), last_BMO[..., middle].amax(0)]),
+            torch.stack([first_BMO.amin((0, 2)), last_BMO.amax((0, 2))]),
+        )
+
+    def to(self, device: torch.device) -> Foreground:
+        """The same on another device."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor) and name not in ("slot_2M", "reach_2M")
+        }
+        return self._replace(tokens=self.tokens.to(device), **moved)
+
+
 class HoleLayout(NamedTuple):
     """What attention and decoder need to know of the holes on the token grid.
 
@@ -60,12 +132,12 @@ class HoleLayout(NamedTuple):
         background: The known tokens; of an image that has none, all.
         has_background_B: Whether there are any.
         some_without_background: Whether any image has none.
-        patches: Centres of the 3 × 3 patches that lie in the grid and touch no hole token.
+        foreground: The hole's tokens with those beside them.
+        sources: Centres of the 3 × 3 patches that lie in the grid and touch no hole token, with those beside
+            them, which stand one after the other.
+        is_centre_BY: Which of the sources are centres.
         has_patches_B: Whether there are any.
         some_without_patches: Whether any image has none.
-        neighbour_BMO: For each hole token and offset, where its neighbour stands in the list of hole tokens;
-            its own place where the neighbour is none.
-        is_hole_BMO: Whether it is one.
         window: The part of the grid that the hole's pixels are painted from; None for all of it.
     """
 
@@ -74,11 +146,11 @@ class HoleLayout(NamedTuple):
     background: Packed
     has_background_B: Tensor
     some_without_background: bool
-    patches: Packed
+    foreground: Foreground
+    sources: Packed
+    is_centre_BY: Tensor
     has_patches_B: Tensor
     some_without_patches: bool
-    neighbour_BMO: Tensor
-    is_hole_BMO: Tensor
     window: Window | None
 
     @classmethod
@@ -93,21 +165,22 @@ class HoleLayout(NamedTuple):
             The layout, on the CPU.
         """
         hole_B1HW = hole_B1HW.cpu()
-        hole_BN, patch_BN = hole_B1HW.flatten(1), valid_patches(hole_B1HW).flatten(1)
+        hole_BN, centre_B1HW = hole_B1HW.flatten(1), valid_patches(hole_B1HW)
+        centre_BN = centre_B1HW.flatten(1)
+        source_B1HW = F.max_pool2d(centre_B1HW.float(), (1, 3), stride=1, padding=(0, 1))
+        holes, sources = pack(hole_BN), pack(source_B1HW.flatten(1) > 0)
         has_background_B = ~hole_BN.all(1)
-        holes = pack(hole_BN)
-        neighbour_BMO, is_hole_BMO = _neighbours(holes, *hole_B1HW.shape[-2:])
         return cls(
             hole_B1HW,
             holes,
             pack(~hole_BN | ~has_background_B[:, None]),
             has_background_B,
             not bool(has_background_B.all()),
-            pack(patch_BN),
-            patch_BN.any(1),
-            not bool(patch_BN.any(1).all()),
-            neighbour_BMO,
-            is_hole_BMO,
+            Foreground.of(hole_B1HW, holes),
+            sources,
+            centre_BN.gather(1, sources.index_BM),
+            centre_BN.any(1),
+            not bool(centre_BN.any(1).all()),
             None if margin is None else _window(hole_B1HW, margin),
         )
 
@@ -119,10 +192,10 @@ class HoleLayout(NamedTuple):
             holes=self.holes.to(device),
             background=self.background.to(device),
             has_background_B=self.has_background_B.to(device, non_blocking=True),
-            patches=self.patches.to(device),
+            foreground=self.foreground.to(device),
+            sources=self.sources.to(device),
+            is_centre_BY=self.is_centre_BY.to(device, non_blocking=True),
             has_patches_B=self.has_patches_B.to(device, non_blocking=True),
-            neighbour_BMO=self.neighbour_BMO.to(device, non_blocking=True),
-            is_hole_BMO=self.is_hole_BMO.to(device, non_blocking=True),
             window=window and window._replace(index_BM=window.index_BM.to(device, non_blocking=True)),
         )
 
@@ -133,20 +206,16 @@ def valid_patches(hole_B1HW: Tensor) -> Tensor:
     return F.max_pool2d(barred, 3, stride=1) == 0
 
 
-def _neighbours(holes: Packed, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """For each hole token and offset, its neighbour's place in the packed list, and whether it has one."""
-    batch, count = holes.index_BM.shape
-    place_M = torch.arange(count)
-    slot_BN = torch.full((batch, height * width), count, dtype=torch.long)
-    slot_BHW = slot_BN.scatter(1, holes.index_BM, torch.where(holes.valid_BM, place_M, count))
-    padded = F.pad(slot_BHW.unflatten(1, (height, width)), (1, 1, 1, 1), value=count)
-    around = [
-        padded[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width].flatten(1)
-        for row, column in OFFSETS
-    ]
-    slot_BMO = torch.stack([slot.gather(1, holes.index_BM) for slot in around], 2)
-    is_hole_BMO = slot_BMO < count
-    return torch.where(is_hole_BMO, slot_BMO, place_M[:, None]), is_hole_BMO
+def framed(index_BX: Tensor, columns: int) -> Tensor:
+    """Positions on a grid of so many columns as positions on the same grid with a frame one token wide."""
+    return index_BX + 2 * (index_BX // columns) + columns + 3
+
+
+def _places(listed: Packed, tokens: int) -> Tensor:
+    """Where each of so many tokens stands in a list, -1 if it does not."""
+    place_M = torch.arange(listed.index_BM.shape[1])
+    place_BN = torch.full((len(listed.index_BM), tokens), -1, dtype=torch.long)
+    return place_BN.scatter(1, listed.index_BM, torch.where(listed.valid_BM, place_M, -1))
 
 
 def _window(hole_B1HW: Tensor, margin: int) -> Window | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.models.attention import GlobalAttention, one_token
-from igll.models.hole_layout import OFFSETS, HoleLayout
-from igll.models.tokens import Packed, in_batch, take_rows, to_feature, to_tokens
+from igll.models.hole_layout import OFFSETS, HoleLayout, framed
+from igll.models.strips import diagonal_sum, gather_strips, sum_rows
+from igll.models.tokens import take_rows, to_feature, to_tokens
 
-SCORE_BUDGET = 64 * 1024 * 1024  # entries of the score matrix held at once when no gradient is needed
+SCORE_BUDGET = 64 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
 
 
 class ChannelGate(nn.Module):
@@ -37,17 +38,22 @@ class ChannelGate(nn.Module):
 
 
 class Matching(NamedTuple):
-    """What scores are computed of.
+    """What scores are computed of. A strip is a token with the one above and the one below.
 
     Attributes:
-        query_BMP: Unit foreground patches around the hole tokens, summed over the neighbourhood (steps 1, 3).
-        kernel_BKP: Background patches.
-        scale_BK: One over each background patch's length.
+        asking_BXS: Strips of the foreground, around the hole's tokens and those beside them.
+        source_BYS: Strips of the re-weighted background, around the patches' centres and those beside them.
+        weight_BMO: One over the length of the foreground patch around each neighbour of a hole token; 0 for
+            one that is no hole.
+        scale_BY: One over each background patch's length.
+        barred_BY: Minus infinity for a source that is no patch's centre, else 0.
     """
 
-    query_BMP: Tensor
-    kernel_BKP: Tensor
-    scale_BK: Tensor
+    asking_BXS: Tensor
+    source_BYS: Tensor
+    weight_BMO: Tensor
+    scale_BY: Tensor
+    barred_BY: Tensor
 
 
 class FlexibleFeatureSimilarity(nn.Module):
@@ -60,8 +66,10 @@ class FlexibleFeatureSimilarity(nn.Module):
     4. Softmax over the background patches (equation 12), or the best one alone.
     5. The chosen patches are pasted by transposed convolution, overlaps averaged.
 
-    Step 3 is linear in the foreground patch, so the normalised patches are summed before the one
-    matrix product, and 2–5 become attention with patches as tokens: hole × valid pairs, nothing else.
+    Only pairs of hole and valid patch are computed. A pair of patches shares two thirds of its tokens with
+    the pair one step to the side, so what is multiplied are strips, three tokens high, and three products
+    along a diagonal add up to a patch's; pasting is the same backwards. That is a third of the patches'
+    arithmetic.
 
     Args:
         channels: Channels of the feature map (4 × width).
@@ -102,12 +110,11 @@ class FlexibleFeatureSimilarity(nn.Module):
         """
         height, width = feature_BCHW.shape[-2:]
         layout = layout or HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
-        holes, patches = layout.holes, layout.patches
-        if holes.index_BM.shape[1] == 0 or patches.index_BM.shape[1] == 0:
+        holes = layout.holes
+        if holes.index_BM.shape[1] == 0 or layout.sources.index_BM.shape[1] == 0:
             return feature_BCHW
         tokens_BNC = to_tokens(feature_BCHW)
-        matching = self._match(feature_BCHW, layout)
-        filled_BMC = _paste(self._select(matching, patches), layout).to(tokens_BNC.dtype)
+        filled_BMC = self._paste(self._match(feature_BCHW, layout), layout).to(tokens_BNC.dtype)
         if layout.some_without_patches:
             usable_B11 = layout.has_patches_B[:, None, None]
             filled_BMC = torch.where(usable_B11, filled_BMC, holes.gather(tokens_BNC))
@@ -129,11 +136,11 @@ class FlexibleFeatureSimilarity(nn.Module):
         Raises:
             ValueError: If the token is not in the hole of every image.
         """
-        score_BOK, _, sources = self._around(feature_BCHW, hole_B1HW, row, column)
-        centre = len(OFFSETS) // 2
-        score_B1K = score_BOK[:, centre : centre + 1].masked_fill(~sources.valid_BM[:, None], float("nan"))
-        grid_B1N = score_B1K.new_full((len(score_B1K), 1, hole_B1HW[0].numel()), float("nan"))
-        return grid_B1N.scatter(2, sources.index_BM[:, None], score_B1K).view(hole_B1HW.shape)
+        score_BOY, _, layout = self._around(feature_BCHW, hole_B1HW, row, column, sharpness=1.0)
+        middle = len(OFFSETS) // 2
+        score_BY = score_BOY[:, middle].masked_fill(~layout.is_centre_BY, float("nan"))
+        grid_BN = torch.full_like(hole_B1HW.flatten(1), float("nan"), dtype=score_BY.dtype)
+        return grid_BN.scatter(1, layout.sources.index_BM, score_BY).view(hole_B1HW.shape)
 
     def weights(self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int) -> Tensor:
         """Where the content of one hole token comes from, once overlapping patches are averaged (step 5).
@@ -154,124 +161,111 @@ class FlexibleFeatureSimilarity(nn.Module):
         Raises:
             ValueError: If the token is not in the hole of every image.
         """
-        score_BOK, covers_BO, sources = self._around(feature_BCHW, hole_B1HW, row, column)
-        grid_BN = score_BOK.new_zeros(hole_B1HW.flatten(1).shape)
-        if score_BOK.shape[2] == 0:
+        score_BOY, covers_BO, layout = self._around(feature_BCHW, hole_B1HW, row, column, self.score_scale)
+        grid_BN = score_BOY.new_zeros(hole_B1HW.flatten(1).shape)
+        if score_BOY.shape[2] == 0:
             return grid_BN.view(hole_B1HW.shape)
-        barred_B1K = ~sources.valid_BM[:, None]
-        score_BOK = score_BOK.masked_fill(barred_B1K, torch.finfo(score_BOK.dtype).min)
-        if self.select == "best":
-            share_BOK = torch.zeros_like(score_BOK).scatter(2, score_BOK.argmax(2, keepdim=True), 1.0)
-        else:
-            share_BOK = (self.score_scale * score_BOK).softmax(2)
-        share_BOK = share_BOK.masked_fill(barred_B1K, 0.0) * covers_BO[..., None]
-        share_BOK = share_BOK / covers_BO.sum(1)[:, None, None]
+        share_BOY = self._shares(score_BOY) * (covers_BO[..., None] & layout.is_centre_BY[:, None])
+        share_BOY = share_BOY / covers_BO.sum(1)[:, None, None]
         for offset, (row_offset, column_offset) in enumerate(OFFSETS):
             # The patch pasted at token + offset covers the token with what stands at its centre - offset.
-            origin_BK = sources.index_BM - (row_offset * hole_B1HW.shape[3] + column_offset)
-            origin_BK = origin_BK.clamp(0, grid_BN.shape[1] - 1)  # padding alone lies outside
-            grid_BN = grid_BN.scatter_add(1, origin_BK, share_BOK[:, offset])
+            origin_BY = layout.sources.index_BM - (row_offset * hole_B1HW.shape[3] + column_offset)
+            origin_BY = origin_BY.clamp(0, grid_BN.shape[1] - 1)  # of what is no centre alone lies outside
+            grid_BN = grid_BN.scatter_add(1, origin_BY, share_BOY[:, offset])
         return grid_BN.view(hole_B1HW.shape)
 
     def _around(
-        self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int
-    ) -> tuple[Tensor, Tensor, Packed]:
+        self, feature_BCHW: Tensor, hole_B1HW: Tensor, row: int, column: int, sharpness: float
+    ) -> tuple[Tensor, Tensor, HoleLayout]:
         """Scores of the 3 × 3 tokens around one hole token, itself in the middle.
 
         Returns:
-            score_BOK of every background patch (0 for tokens that are no hole); bool_BO, which of the tokens
-            are hole; the patches' centres.
+            score_BOY of every source (of the token in the middle for those that are no hole); bool_BO, which
+            of the tokens are hole; the layout.
         """
         token = one_token(hole_B1HW, row, column)
         layout = HoleLayout.of(hole_B1HW).to(feature_BCHW.device)
-        matching = self._match(feature_BCHW, layout)
+        matching, foreground = self._match(feature_BCHW, layout), layout.foreground
         place_B1 = (layout.holes.index_BM == token.index_BM).int().argmax(1)[:, None]
-        around_BO, covers_BO = (
-            slot_BMO.gather(1, place_B1[..., None].expand(-1, -1, len(OFFSETS)))[:, 0]
-            for slot_BMO in (layout.neighbour_BMO, layout.is_hole_BMO)
+        slot_BO, covers_BO = (
+            of_BMO.gather(1, place_B1[..., None].expand(-1, -1, len(OFFSETS)))[:, 0]
+            for of_BMO in (foreground.neighbour_BMO, foreground.is_neighbour_BMO)
         )
-        query_BOP = take_rows(matching.query_BMP, around_BO) * covers_BO[..., None]
-        score_BOK = query_BOP @ matching.kernel_BKP.transpose(1, 2) * matching.scale_BK[:, None]
-        return score_BOK, covers_BO, layout.patches
+        place_BO = foreground.place_BX.gather(1, slot_BO)
+        first, last = int(place_BO.min()), int(place_BO.max())
+        score_BMY = self._score(matching, layout, slice(first, last + 1), sharpness)
+        return take_rows(score_BMY, place_BO - first), covers_BO, layout
 
     def _match(self, feature_BCHW: Tensor, layout: HoleLayout) -> Matching:
-        """Foreground attended from the background, and both sides' patches (steps 1 to 3)."""
+        """Foreground attended from the background, and both sides' strips and patch lengths."""
         height, width = feature_BCHW.shape[-2:]
         grid = (height, width)
-        foreground_BNC = to_tokens(self.attention(feature_BCHW, layout.hole_B1HW, layout))
+        foreground, sources = layout.foreground, layout.sources
+        attended_BNC = to_tokens(self.attention(feature_BCHW, layout.hole_B1HW, layout))
         gated_BNC = self.channel_gate(to_tokens(feature_BCHW), layout.hole_B1HW.flatten(1))
-        patch_BMP, patch_scale_BM = gather_patches(foreground_BNC, layout.holes.index_BM, grid)
-        kernel_BKP, kernel_scale_BK = gather_patches(gated_BNC, layout.patches.index_BM, grid)
+        asking_BXS, asking_scale_BX = gather_strips(attended_BNC, foreground.tokens.index_BM, grid)
+        source_BYS, scale_BY = gather_strips(gated_BNC, framed(sources.index_BM, width), grid)
         # A neighbour's patch counts by its direction alone, and not at all if it is no hole.
-        scale_BMO = take_rows(patch_scale_BM[..., None], layout.neighbour_BMO.flatten(1))
-        weight_BMO = scale_BMO.view_as(layout.neighbour_BMO) * layout.is_hole_BMO
-        return Matching(sum_rows(patch_BMP, layout.neighbour_BMO, weight_BMO), kernel_BKP, kernel_scale_BK)
+        scale_BMO = take_rows(asking_scale_BX[..., None], foreground.neighbour_BMO.flatten(1))
+        weight_BMO = scale_BMO.view_as(foreground.neighbour_BMO) * foreground.is_neighbour_BMO
+        # In an image without a patch every source stays in play; the caller drops the result.
+        barred_BY = ~layout.is_centre_BY & layout.has_patches_B[:, None]
+        barred_BY = torch.zeros_like(scale_BY).masked_fill(barred_BY, float("-inf"))
+        return Matching(asking_BXS, source_BYS, weight_BMO, scale_BY, barred_BY)
 
-    def _select(self, matching: Matching, patches: Packed) -> Tensor:
-        """Mix (or pick) background patches for each query, some queries at a time where memory asks."""
-        query_BMP, kernel_BKP, scale_BK = matching
-        batch, queries, keys = query_BMP.shape[0], query_BMP.shape[1], kernel_BKP.shape[1]
-        rows = queries if torch.is_grad_enabled() else max(1, SCORE_BUDGET // (batch * keys))
-        barred_B1K = None
-        if patches.ragged:
-            # With no real patch at all, every padded one stays in play; the caller drops the result.
-            barred_B1K = (~patches.valid_BM & patches.valid_BM.any(1, keepdim=True))[:, None, :]
-        mixed = []
-        for query in query_BMP.split(rows, dim=1):
-            score = query @ kernel_BKP.transpose(1, 2) * (self.score_scale * scale_BK)[:, None]
-            if barred_B1K is not None:
-                score = score.masked_fill(barred_B1K, float("-inf"))
-            if self.select == "best":
-                mixed.append(take_rows(kernel_BKP, score.argmax(2)))
-            else:
-                mixed.append(score.softmax(2).to(kernel_BKP.dtype) @ kernel_BKP)
-        return torch.cat(mixed, 1) if len(mixed) > 1 else mixed[0]
+    def _score(self, matching: Matching, layout: HoleLayout, some: slice, sharpness: float) -> Tensor:
+        """Scores of some hole tokens, times the sharpness (steps 2 and 3).
 
+        Returns:
+            score_BMY; minus infinity for a source that is no patch's centre.
+        """
+        first, last = _span(layout.foreground.reach_2M[:, some])
+        asking_BXS, source_BYS = matching.asking_BXS[:, first : last + 1], matching.source_BYS
+        neighbour_BMO = (layout.foreground.neighbour_BMO[:, some] - first).clamp(0, last - first)
+        weight_BMO, sources = matching.weight_BMO[:, some], source_BYS.shape[1]
+        parts = []
+        for start, stop in _pieces(sources, asking_BXS.shape[0] * asking_BXS.shape[1]):
+            left = max(start - 1, 0)
+            product_BXY = asking_BXS @ source_BYS[:, left : stop + 1].transpose(1, 2)
+            product_BXY = diagonal_sum(product_BXY.to(weight_BMO.dtype))
+            parts.append(sum_rows(product_BXY, neighbour_BMO, weight_BMO)[..., start - left : stop - left])
+        score_BMY = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+        return torch.addcmul(matching.barred_BY[:, None], score_BMY, sharpness * matching.scale_BY[:, None])
 
-def gather_patches(tokens_BNC: Tensor, centre_BM: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """3 × 3 patches around the given tokens, zero beyond the grid.
+    def _shares(self, score_BMY: Tensor) -> Tensor:
+        """How much of each source a token takes (step 4)."""
+        if self.select == "softmax":
+            return score_BMY.softmax(2)
+        return torch.zeros_like(score_BMY).scatter(2, score_BMY.argmax(2, keepdim=True), 1.0)
 
-    Args:
-        tokens_BNC: Tokens of the grid.
-        centre_BM: Positions of the patches' centres.
-        grid: Height and width of the grid.
-
-    Returns:
-        patch_BM(9C), and one over each patch's length, scale_BM, in at least float32.
-    """
-    batch, _, channels = tokens_BNC.shape
-    # A frame of zeros around the grid stands for what lies beyond it.
-    framed_BHWC = F.pad(tokens_BNC.unflatten(1, grid), (0, 0, 1, 1, 1, 1))
-    framed_BNC = framed_BHWC.flatten(1, 2)
-    around_O = torch.tensor(
-        [row * (grid[1] + 2) + column for row, column in OFFSETS], device=tokens_BNC.device
-    )
-    framed_centre_BM = centre_BM + 2 * (centre_BM // grid[1]) + grid[1] + 3
-    index_BX = (framed_centre_BM[..., None] + around_O).flatten(1)
-    patch_BMP = take_rows(framed_BNC, index_BX).view(batch, -1, len(OFFSETS) * channels)
-    precise = torch.promote_types(tokens_BNC.dtype, torch.float32)
-    length_BM = torch.linalg.vector_norm(patch_BMP, dim=2, dtype=precise)
-    return patch_BMP, 1 / length_BM.clamp_min(1e-6)
-
-
-def sum_rows(table_BMP: Tensor, index_BMO: Tensor, weight_BMO: Tensor) -> Tensor:
-    """For every entry, the weighted sum of some rows of its image's table: row_BMP."""
-    batch, rows, _ = table_BMP.shape
-    flat_XO = in_batch(index_BMO, rows).view(-1, index_BMO.shape[2])
-    sum_XP = F.embedding_bag(
-        flat_XO,
-        table_BMP.flatten(0, 1),
-        mode="sum",
-        per_sample_weights=weight_BMO.to(table_BMP.dtype).flatten(0, 1),
-    )
-    return sum_XP.unflatten(0, (batch, -1))
+    def _paste(self, matching: Matching, layout: HoleLayout) -> Tensor:
+        """What each hole token becomes (steps 2 to 5), some tokens at a time where memory asks."""
+        foreground, source_BYS = layout.foreground, matching.source_BYS
+        strip_BXS = torch.zeros_like(matching.asking_BXS)
+        for start, stop in _pieces(layout.holes.index_BM.shape[1], source_BYS.shape[0] * source_BYS.shape[1]):
+            share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
+            first, last = _span(foreground.slot_2M[:, start:stop])
+            place_BX = foreground.place_BX[:, first : last + 1]
+            here_BX = foreground.is_hole_BX[:, first : last + 1] & (start <= place_BX) & (place_BX < stop)
+            place_BX = (place_BX - start).clamp(0, stop - start - 1)
+            share_BXY = sum_rows(share_BMY, place_BX[..., None], here_BX[..., None])
+            pasted_BXS = diagonal_sum(share_BXY).to(source_BYS.dtype) @ source_BYS
+            strip_BXS[:, first : last + 1] += pasted_BXS
+        # A strip at the token above covers the token with its last element, one below with its first.
+        element_T = torch.tensor([2, 1, 0], device=strip_BXS.device)
+        covering_BM1 = foreground.is_neighbour_BMO.sum(2, keepdim=True).clamp_min(1)
+        weight_BMT = foreground.in_column_BMT.to(matching.weight_BMO.dtype) / covering_BM1
+        piece_BZC = strip_BXS.unflatten(2, (3, -1)).flatten(1, 2)
+        return sum_rows(piece_BZC, foreground.column_BMT * 3 + element_T, weight_BMT)
 
 
-def _paste(patch_BMP: Tensor, layout: HoleLayout) -> Tensor:
-    """Transposed convolution read at the hole tokens: every patch that covers a token, averaged."""
-    piece_BXC = patch_BMP.unflatten(2, (len(OFFSETS), -1)).flatten(1, 2)
-    # A patch centred at token + OFFSETS[o] covers the token with its element -OFFSETS[o].
-    element_O = torch.arange(len(OFFSETS) - 1, -1, -1, device=patch_BMP.device)
-    covered_BM1 = layout.is_hole_BMO.sum(2, keepdim=True)
-    weight_BMO = layout.is_hole_BMO.to(patch_BMP.dtype) / covered_BM1.clamp_min(1)
-    return sum_rows(piece_BXC, layout.neighbour_BMO * len(OFFSETS) + element_O, weight_BMO)
+def _span(slots_2M: Tensor) -> tuple[int, int]:
+    """First and last entry of the foreground that some of its entries are added up with."""
+    return int(slots_2M[0].min()) - 1, int(slots_2M[1].max()) + 1
+
+
+def _pieces(count: int, each: int) -> Iterator[tuple[int, int]]:
+    """From where to where so many things are computed at a time that have so many entries each."""
+    step = max(1, count if torch.is_grad_enabled() else SCORE_BUDGET // each)
+    for start in range(0, max(1, count), step):
+        yield start, min(start + step, count)

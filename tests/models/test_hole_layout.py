@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igll.models.generator import Generator
-from igll.models.hole_layout import OFFSETS, HoleLayout
+from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
 from igll.models.layers import WINDOW_MARGIN
 
 HEIGHT, WIDTH = 20, 26
@@ -27,14 +27,50 @@ def holes() -> Tensor:
 def test_neighbours_are_those_that_a_loop_finds() -> None:
     hole_B1HW = holes()
     layout = HoleLayout.of(hole_B1HW)
+    foreground = layout.foreground
+    listed = foreground.tokens
     for sample in range(5):
         places = [tuple(place) for place in hole_B1HW[sample, 0].nonzero().tolist()]
+        beside = sorted({(row, column + side) for row, column in places for side in (-1, 0, 1)})
+        framed_X = [(row + 1) * (WIDTH + 2) + column + 1 for row, column in beside]
+        assert listed.index_BM[sample][listed.valid_BM[sample]].tolist() == framed_X
+        for slot, token in enumerate(beside):
+            assert bool(foreground.is_hole_BX[sample, slot]) == (token in places)
+            assert token not in places or int(foreground.place_BX[sample, slot]) == places.index(token)
+        assert not foreground.is_hole_BX[sample, len(beside) :].any()
         for entry, (row, column) in enumerate(places):
             for offset, (down, right) in enumerate(OFFSETS):
                 neighbour = (row + down, column + right)
-                assert bool(layout.is_hole_BMO[sample, entry, offset]) == (neighbour in places)
-                expected = places.index(neighbour) if neighbour in places else entry
-                assert int(layout.neighbour_BMO[sample, entry, offset]) == expected
+                assert bool(foreground.is_neighbour_BMO[sample, entry, offset]) == (neighbour in places)
+                expected = beside.index(neighbour if neighbour in places else (row, column))
+                assert int(foreground.neighbour_BMO[sample, entry, offset]) == expected
+            for step, token in enumerate((row + down, column) for down in (-1, 0, 1)):
+                assert bool(foreground.in_column_BMT[sample, entry, step]) == (token in beside)
+                place = int(foreground.column_BMT[sample, entry, step])
+                assert token not in beside or place == beside.index(token)
+        assert not foreground.is_neighbour_BMO[sample, len(places) :].any()
+
+
+def test_spans_take_in_what_every_image_of_the_batch_needs() -> None:
+    layout = HoleLayout.of(holes())
+    foreground = layout.foreground
+    for entry in range(layout.holes.index_BM.shape[1]):
+        here_BO = foreground.is_neighbour_BMO[:, entry]
+        slots = foreground.neighbour_BMO[:, entry][here_BO]
+        assert foreground.reach_2M[:, entry].tolist() == [int(slots.min()), int(slots.max())]
+        own = foreground.neighbour_BMO[:, entry, 4][here_BO[:, 4]]
+        assert foreground.slot_2M[:, entry].tolist() == [int(own.min()), int(own.max())]
+
+
+def test_sources_are_centres_of_patches_and_those_beside_them() -> None:
+    layout = HoleLayout.of(holes())
+    for sample, valid_HW in enumerate(valid_patches(holes())[:, 0]):
+        centres = [tuple(place) for place in valid_HW.nonzero().tolist()]
+        beside = sorted({(row, column + side) for row, column in centres for side in (-1, 0, 1)})
+        chosen_Y = layout.sources.valid_BM[sample]
+        assert layout.sources.index_BM[sample][chosen_Y].tolist() == [r * WIDTH + c for r, c in beside]
+        assert layout.is_centre_BY[sample][chosen_Y].tolist() == [token in centres for token in beside]
+        assert not layout.is_centre_BY[sample][~chosen_Y].any()
 
 
 @pytest.mark.parametrize("margin", [0, 2, 4])

@@ -1,0 +1,37 @@
+"""Strips against unfold, sums along diagonals against a loop."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from igll.models.strips import diagonal_sum, gather_strips
+
+CHANNELS, HEIGHT, WIDTH = 8, 8, 9
+
+
+def test_gathered_strips_and_lengths_are_those_of_unfold() -> None:
+    feature_BCHW = torch.randn(2, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    row_R = torch.tensor([0, 3, HEIGHT - 1])
+    # Whole rows of the framed grid: beside each token stand its neighbours.
+    centre_X = ((row_R[:, None] + 1) * (WIDTH + 2) + torch.arange(WIDTH + 2)).flatten()
+    tokens_BNC = feature_BCHW.flatten(2).transpose(1, 2)
+    strip_BXS, scale_BX = gather_strips(tokens_BNC, centre_X.expand(2, -1), (HEIGHT, WIDTH))
+    strip_BRWS = strip_BXS.unflatten(1, (3, WIDTH + 2))
+    assert (strip_BRWS[:, :, [0, -1]] == 0).all()
+    patch_BCOHW = F.unfold(feature_BCHW, 3, padding=1).view(2, CHANNELS, 9, HEIGHT, WIDTH)
+    expected_BCTRW = patch_BCOHW[:, :, 1::3, row_R]
+    assert torch.equal(strip_BRWS[:, :, 1:-1], expected_BCTRW.permute(0, 3, 4, 2, 1).flatten(3))
+    length_BRW = patch_BCOHW[:, :, :, row_R].flatten(1, 2).norm(dim=1)
+    assert torch.allclose(1 / scale_BX.unflatten(1, (3, -1))[..., 1:-1], length_BRW, rtol=1e-6, atol=0)
+
+
+def test_sums_along_the_diagonal_and_their_gradients() -> None:
+    matrix_BXY = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    sum_BXY = diagonal_sum(matrix_BXY)
+    for x in range(4):
+        for y in range(5):
+            on = [(x + step, y + step) for step in (-1, 0, 1) if 0 <= x + step < 4 and 0 <= y + step < 5]
+            expected_B = sum(matrix_BXY[:, i, j] for i, j in on)
+            assert torch.allclose(sum_BXY[:, x, y], expected_B, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(diagonal_sum, matrix_BXY.requires_grad_())
