@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igll.config import Config, ModelConfig
 from igll.engine.trained import load_generator
 from igll.engine.weights_source import find_weights
 from igll.errors import InputError
+from igll.models.interface import InpaintingNetwork
 from igll.models.reconstruction import GATE_START
+from igll.registry import build_generator
 
 _POSITIONS = (".position_row", ".position_column")
 # PERN's convolutions that an exemplar changes the shape of, and where the gate of its detail starts.
@@ -61,6 +63,28 @@ def _check_model(trained: ModelConfig, wanted: ModelConfig, source: str) -> None
             f"train.init: {source} was trained with {theirs}, but this run has {ours}; "
             "give this run the same, or begin without train.init"
         )
+
+
+def with_exemplar(generator: nn.Module, config: Config, source: str) -> tuple[InpaintingNetwork, Config]:
+    """The network that a training with an exemplar would start from, and its configuration.
+
+    It fills as before, and takes most of the exemplar's detail.
+
+    Args:
+        generator: A network that is not shown an exemplar.
+        config: Its configuration.
+        source: What a message calls it.
+
+    Raises:
+        InputError: It is shown one already, or is none of this library's own.
+    """
+    if config.model.name != "igll" or config.model.exemplar:
+        raise InputError(f"{source}: model.exemplar can be added to an igll network without one alone")
+    shown = config.model_copy(update={"model": config.model.model_copy(update={"exemplar": True})})
+    network, weights = build_generator(shown.model), generator.state_dict()
+    show_exemplar(weights, config.model.image_channels)
+    network.load_state_dict(weights)
+    return network, shown
 
 
 def show_exemplar(weights: dict[str, Tensor], channels: int) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.exemplar import away_from_ground, detail_of
+from igll.models.exemplar import detail_of
 from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
     STRIDE,
@@ -21,7 +21,7 @@ from igll.models.layers import (
 
 _RESIDUAL_GAIN = 0.3  # of a layer that is added to its input: five in a row then grow the signal by a fifth
 _RESIDUAL_FROM = 5  # the feature branch's first layer that keeps its size
-GATE_START = 1.5  # four fifths of the exemplar's detail, before the gate has learned where to trust it
+GATE_START = 2.2  # nine tenths of the exemplar's detail, before the gate has learned where to trust it
 
 
 class ReconstructionNet(nn.Module):
@@ -83,7 +83,7 @@ class ReconstructionNet(nn.Module):
         output_BCHW = self.paint(input_BCHW, layout).to(image_BCHW.dtype)
         window = layout.window
         if example_BCHW is not None:
-            detail_BCHW = detail_of(example_BCHW) * away_from_ground(prior_BCHW[:, -1:])
+            detail_BCHW = detail_of(example_BCHW, prior_BCHW[:, -1:])
             if window is not None:
                 detail_BCHW = window.crop_pixels(detail_BCHW, STRIDE)
             trust_B1HW = output_BCHW[:, -1:].sigmoid()

@@ -88,5 +88,30 @@ def test_the_script_writes_what_lies_between_and_says_so(
     for share, message in (("much", "--blend .* much: the share is a number"), ("2", "from 0 to 1")):
         with pytest.raises(InputError, match=message):
             run("--out", str(out), "--blend", towards, share)
-    with pytest.raises(InputError, match="a name of your own"):
-        run("--out", str(out), "--note", "blend=none")
+    for name in ("blend", "exemplar"):
+        with pytest.raises(InputError, match="a name of your own"):
+            run("--out", str(out), "--note", f"{name}=none")
+
+
+def test_the_script_adds_an_exemplar_to_what_was_trained_without(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small()
+    plain, path, out = (
+        build_generator(config.model),
+        tmp_path / "plain.safetensors",
+        tmp_path / "shown.safetensors",
+    )
+    save_shared_weights(path, plain, config, 7, "float32")
+    arguments = ["--precision", "float32", "--exemplar", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["export_weights", str(path), *arguments])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    shown, shown_config, step = load_shared_weights(out)
+    assert shown_config.model.exemplar and step == 7
+    expected = plain.state_dict()
+    show_exemplar(expected, 3)
+    assert all(torch.equal(value, expected[name]) for name, value in shown.state_dict().items())
+    assert read_notes(out)["exemplar"].startswith("added without training to weights of step 7, sha256 ")
+    monkeypatch.setattr(sys, "argv", ["export_weights", str(out), *arguments])
+    with pytest.raises(InputError, match=r"shown\.safetensors: model\.exemplar can be added"):
+        runpy.run_path(str(SCRIPT))["main"]()
