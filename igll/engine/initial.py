@@ -25,8 +25,8 @@ def initial_weights(config: Config) -> dict[str, Tensor] | None:
 
     Positions that were learned on a grid of another side are interpolated, as the network does for maps of
     another size: with ``model.position_grid`` at a quarter of the crop's side it starts as the function that
-    it was. A network that is shown an exemplar may start from one that was
-    not: it takes a part of the exemplar's detail at once, and learns to look at the rest.
+    it was. A network that is shown an exemplar may start from one that was not: it takes most of the
+    exemplar's detail at once, and learns where to take less.
 
     Returns:
         The generator's weights on the CPU; None if it is to start from random ones.

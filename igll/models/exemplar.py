@@ -42,7 +42,7 @@ def fill_by_example(filled_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     The search looks at the mask and at what it finds: on CUDA it waits for the device, image by image.
 
     Args:
-        filled_BCHW: Image whose hole holds a smooth start.
+        filled_BCHW: Image. What its hole holds, finite, comes back where nothing can be copied.
         mask_B1HW: 1 = missing.
 
     Returns:
@@ -70,7 +70,7 @@ def fill_by_example(filled_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
 def detail_of(image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """What an image shows beyond its Gaussian blur, whose width grows with the distance from known ground.
 
-    Less of it is taken within five pixels of known ground: at the rim nothing.
+    Less of it is taken within five pixels of known ground: of the first missing pixel a fifth.
 
     Args:
         image_BCHW: Image.

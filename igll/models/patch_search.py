@@ -143,13 +143,11 @@ class PatchSearch:
         weight_O1 = (fall[:, None] * fall).flatten()[:, None]
         wide_NC = self._wide(self.image_CHW).flatten(1).mT.contiguous()
         sum_NC, total_N1 = torch.zeros_like(wide_NC), torch.zeros_like(wide_NC[:, :1])
-        for place_R, source_R in zip(
-            self.target_T.split(_PAIRS // side**2), source_T.split(_PAIRS // side**2), strict=True
-        ):
-            value_ROC = wide_NC[source_R[:, None] + offset_O] * weight_O1
-            to_M = (place_R[:, None] + offset_O).flatten()
-            sum_NC.index_add_(0, to_M, value_ROC.flatten(0, 1))
-            total_N1.index_add_(0, to_M, weight_O1.repeat(len(place_R), 1))
+        # One pixel of all patches at a time: they stand apart, so that sums are the same on any device.
+        for offset, weight in zip(offset_O, weight_O1, strict=True):
+            to_T = self.target_T + offset
+            sum_NC.index_add_(0, to_T, wide_NC[source_T + offset] * weight)
+            total_N1.index_add_(0, to_T, weight.expand(len(to_T), 1))
         mean_CHW = (sum_NC / total_N1.clamp_min(1e-6)).mT.reshape(self.channels, -1, self.columns)
         inner = slice(self.margin, self.margin + self.height), slice(self.margin, self.margin + self.width)
         return torch.where(self.hole_1HW > 0, mean_CHW[:, inner[0], inner[1]], self.image_CHW)

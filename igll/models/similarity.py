@@ -41,10 +41,11 @@ class Matching(NamedTuple):
     """What scores are computed of. A strip is a token with the one above and the one below.
 
     Attributes:
-        asking_BXS: Strips of the foreground, around the hole's tokens and those beside them.
+        asking_BXS: Strips of the foreground, around the hole's tokens and those beside them, divided by the
+            longest's length.
         source_BYS: Strips of the re-weighted background, around the patches' centres and those beside them.
-        weight_BMO: One over the length of the foreground patch around each neighbour of a hole token; 0 for
-            one that is no hole.
+        weight_BMO: That length over the foreground patch's around each neighbour of a hole token; 0 for one
+            that is no hole.
         scale_BY: One over each background patch's length.
         barred_BY: Minus infinity for a source that is no patch's centre, else 0.
     """
@@ -205,9 +206,14 @@ class FlexibleFeatureSimilarity(nn.Module):
         gated_BNC = self.channel_gate(to_tokens(feature_BCHW), layout.hole_B1HW.flatten(1))
         asking_BXS, asking_scale_BX = gather_strips(attended_BNC, foreground.tokens.index_BM, grid)
         source_BYS, scale_BY = gather_strips(gated_BNC, framed(sources.index_BM, width), grid)
+        # Products of strips of length 1 at most stay within what 16 bits hold.
+        longest_B11 = torch.linalg.vector_norm(asking_BXS, dim=2, dtype=asking_scale_BX.dtype).amax(1)
+        longest_B11 = longest_B11.detach().clamp_min(1e-6)[:, None, None]
+        asking_BXS = asking_BXS / longest_B11.to(asking_BXS.dtype)
         # A neighbour's patch counts by its direction alone, and not at all if it is no hole.
         scale_BMO = take_rows(asking_scale_BX[..., None], foreground.neighbour_BMO.flatten(1))
-        weight_BMO = scale_BMO.view_as(foreground.neighbour_BMO) * foreground.is_neighbour_BMO
+        scale_BMO = scale_BMO.view_as(foreground.neighbour_BMO) * longest_B11
+        weight_BMO = scale_BMO * foreground.is_neighbour_BMO
         # In an image without a patch every source stays in play; the caller drops the result.
         barred_BY = ~layout.is_centre_BY & layout.has_patches_B[:, None]
         barred_BY = torch.zeros_like(scale_BY).masked_fill(barred_BY, float("-inf"))
@@ -245,14 +251,17 @@ class FlexibleFeatureSimilarity(nn.Module):
         for start, stop in _pieces(layout.holes.index_BM.shape[1], source_BYS.shape[0] * source_BYS.shape[1]):
             share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
             first, last = _span(foreground.slot_2M[:, start:stop])
-            place_BX = foreground.place_BX[:, first : last + 1]
-            here_BX = foreground.is_hole_BX[:, first : last + 1] & (start <= place_BX) & (place_BX < stop)
-            place_BX = (place_BX - start).clamp(0, stop - start - 1)
-            share_BXY = sum_rows(share_BMY, place_BX[..., None], here_BX[..., None])
-            pasted_BXS = diagonal_sum(share_BXY).to(source_BYS.dtype) @ source_BYS
-            strip_BXS[:, first : last + 1] += pasted_BXS
+            for low, high in _pieces(last + 1 - first, source_BYS.shape[0] * source_BYS.shape[1]):
+                left, right = max(low - 1, 0), min(high + 1, last + 1 - first)
+                place_BX = foreground.place_BX[:, first + left : first + right]
+                here_BX = foreground.is_hole_BX[:, first + left : first + right]
+                here_BX = here_BX & (start <= place_BX) & (place_BX < stop)
+                place_BX = (place_BX - start).clamp(0, stop - start - 1)
+                share_BXY = diagonal_sum(sum_rows(share_BMY, place_BX[..., None], here_BX[..., None]))
+                share_BXY = share_BXY[:, low - left : high - left].to(source_BYS.dtype)
+                strip_BXS[:, first + low : first + high] += share_BXY @ source_BYS
         # A strip at the token above covers the token with its last element, one below with its first.
-        element_T = torch.tensor([2, 1, 0], device=strip_BXS.device)
+        element_T = torch.arange(2, -1, -1, device=strip_BXS.device)
         covering_BM1 = foreground.is_neighbour_BMO.sum(2, keepdim=True).clamp_min(1)
         weight_BMT = foreground.in_column_BMT.to(matching.weight_BMO.dtype) / covering_BM1
         piece_BZC = strip_BXS.unflatten(2, (3, -1)).flatten(1, 2)

@@ -72,6 +72,44 @@ def test_any_size_and_any_hole(size: tuple[int, int], share: float) -> None:
     assert filled.abs().max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("ground", "begun"), [(96, 8), (40, 4), (20, 2), (12, 1), (7, None)], ids=lambda value: f"{value}"
+)
+def test_the_search_begins_where_there_is_enough_and_goes_on_to_the_end(
+    monkeypatch: pytest.MonkeyPatch, ground: int, begun: int | None
+) -> None:
+    """Gaps of 8 pixels between so many of known ground; at a scale patches have sides of 7 times as many."""
+    called: list[tuple[int, str]] = []
+
+    class Noted(PatchSearch):
+        def grown(self) -> Tensor:
+            called.append((self.level.scale, "grown"))
+            return super().grown()
+
+        def carried(self, *coarser: Any) -> Tensor:
+            called.append((self.level.scale, "carried"))
+            return super().carried(*coarser)
+
+        def note(self, source_T: Tensor) -> None:
+            called.append((self.level.scale, "note"))
+            super().note(source_T)
+
+        def improved(self, *choice: Tensor) -> Tensor:
+            called.append((self.level.scale, "improved"))
+            return super().improved(*choice)
+
+    monkeypatch.setattr(exemplar, "PatchSearch", Noted)
+    side = 4 * (ground + 8)
+    mask = ((torch.arange(side) % (ground + 8)) >= ground).float().expand(1, 1, side, side)
+    fill_by_example(noise(1, 3, side, side), mask)
+    rounds = {8: 6, 4: 4, 2: 3, 1: 1}
+    expected = []
+    for scale in [scale for scale in rounds if begun is not None and scale <= begun]:
+        expected.append((scale, "grown" if scale == begun else "carried"))
+        expected += rounds[scale] * [(scale, "note"), (scale, "improved")]
+    assert called == expected
+
+
 @pytest.mark.parametrize("side", [65, 97, 101])
 def test_nothing_is_copied_from_beyond_the_border(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     """Sides that the coarsest level does not divide are padded; what stands there is no ground."""

@@ -151,6 +151,23 @@ def test_one_good_choice_spreads_to_its_neighbours(stride: int, side: int) -> No
     assert (search._costs(search._rows(image), search.target_T, chosen) < 1e-6).all()
 
 
+@STRIDES
+def test_a_choice_that_is_one_pixel_off_is_moved(stride: int, side: int) -> None:
+    """In waves from left to right; all are off alike, so that no neighbour knows better."""
+    phase = torch.arange(48) * (2 * math.pi / 12)
+    image, mask = (
+        torch.stack([phase.cos(), phase.sin()])[:, None].repeat(1, 48, 1),
+        square_hole(48, 48, 18, 18, 6),
+    )
+    search = PatchSearch(image, mask, level_of(stride, side))
+    start = search.target_T - 12 * search.columns + 1
+    costs = [
+        search._costs(search._rows(image), search.target_T, one)
+        for one in (start, search.improved(image, start))
+    ]
+    assert (costs[0] > 1).all() and (costs[1] < 1e-6).all()
+
+
 def test_what_is_used_often_costs_more(searched: tuple[PatchSearch, Written]) -> None:
     search, written = searched
     side = written.level.side

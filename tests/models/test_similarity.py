@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from igll.models import similarity
-from igll.models.hole_layout import valid_patches
+from igll.models.hole_layout import HoleLayout, valid_patches
 from igll.models.similarity import ChannelGate, FlexibleFeatureSimilarity
+from igll.models.strips import diagonal_sum
 
 CHANNELS, HEIGHT, WIDTH = 16, 8, 9
 Select = Literal["softmax", "best"]
@@ -187,6 +188,13 @@ def test_chunks_give_the_same_and_hold_the_budget(
     ffsm, feature_BCHW, hole_B1HW = module(select), features(4), holes()[:4]
     with torch.no_grad(), LargestScore() as whole:
         expected_BCHW = ffsm(feature_BCHW, hole_B1HW)
+    diagonals: list[int] = []
+
+    def noted(matrix_BXY: Tensor) -> Tensor:
+        diagonals.append(matrix_BXY.numel())
+        return diagonal_sum(matrix_BXY)
+
+    monkeypatch.setattr(similarity, "diagonal_sum", noted)
     monkeypatch.setattr(similarity, "SCORE_BUDGET", budget)
     with torch.no_grad(), LargestScore() as chunked:
         out_BCHW = ffsm(feature_BCHW, hole_B1HW)
@@ -195,9 +203,23 @@ def test_chunks_give_the_same_and_hold_the_budget(
     assert sum(chunked.sizes) == whole.sizes[0]
     one_row = 4 * max(len(sources(hole_HW)) for hole_HW in hole_B1HW[:, 0])
     assert max(chunked.sizes) <= max(budget, one_row)
+    # Those that are added along diagonals have a row or column more on each side.
+    layout = HoleLayout.of(hole_B1HW)
+    line = 4 * max(layout.foreground.place_BX.shape[1], layout.sources.index_BM.shape[1])
+    assert len(diagonals) > 2 and max(diagonals) <= max(budget, line) + 2 * line
     with LargestScore() as training:
         ffsm(feature_BCHW, hole_B1HW)
     assert training.sizes == whole.sizes, "with gradients everything is kept anyway"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_features_stay_within_16_bits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    feature_BCHW, hole_B1HW = 40 * torch.randn(4, 128, HEIGHT, WIDTH, generator=generator), holes()[:4]
+    torch.manual_seed(0)
+    ffsm = FlexibleFeatureSimilarity(128)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        assert ffsm(feature_BCHW, hole_B1HW).isfinite().all()
 
 
 def test_valid_patches_are_those_that_a_loop_finds() -> None:
