@@ -35,7 +35,7 @@ SHIPPED = {
         "igll-small-smooth.safetensors", "4f65dc14c38918135c183f767b62cbebb378a004dede00f50feac219234d4a75"
     ),
     "igll-small-exemplar": ShippedWeights(
-        "igll-small-exemplar.safetensors", "ee7bc26d4151eac318ee8bd06f8c3c0a23f524378ab80c1d606fcdc977e77ce0"
+        "igll-small-exemplar.safetensors", "915a7cc4c84ce841e93fdd5a4a7152a7072797c5b3f10043414c467d598033c0"
     ),
     "igll-small-textured": ShippedWeights(
         "igll-small-textured.safetensors", "5d7727543261b66c0dd6fc06eb389975fdbff42560650dfe65796d7b1b3aa49a"

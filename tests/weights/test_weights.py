@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import laplace
 
@@ -89,11 +90,12 @@ def test_scenes_held_out_are_filled_better_than_by_a_membrane(shared: Path):
     assert len(gains) == 14 and np.mean(gains) > 2 * np.std(gains, ddof=1) / len(gains) ** 0.5 > 0
 
 
-def test_texture_rises_from_smooth_to_textured(shared: Path):
-    """Detail in the hole, as the mean size of the Laplacian, beside that of the truth."""
-    hole_HW = make_mask("irregular", 128, 128, 0.25, np.random.default_rng(11))
-    names = "igll-small-smooth", "igll-small", "igll-small-textured", "igll-small-exemplar"
-    models = [igll.load(name, "cpu") for name in names]
+NAMES = "igll-small-smooth", "igll-small", "igll-small-textured", "igll-small-exemplar"
+
+
+def detail_in(shared: Path, hole_HW: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean size of the Laplacian in the hole, on seven scenes: each set of weights, then the truth."""
+    models = [igll.load(name, "cpu") for name in NAMES]
     detail = []
     for path in sorted((shared / "data" / "rsscn7" / "val").glob("*/*.webp"))[::20]:
         with Image.open(path) as picture:
@@ -101,7 +103,19 @@ def test_texture_rises_from_smooth_to_textured(shared: Path):
         image_HWC = np.where(hole_HW[..., None], 0, truth_HWC).astype(np.uint8)
         pictures = [*(model.inpaint(image_HWC, hole_HW) for model in models), truth_HWC]
         detail.append([np.abs(laplace(one.mean(2)))[hole_HW].mean() for one in pictures])
-    smooth, middle, textured, exemplar, truth = np.mean(detail, axis=0)
+    return np.mean(detail, axis=0)
+
+
+def test_texture_rises_from_smooth_to_textured(shared: Path):
+    hole_HW = make_mask("irregular", 128, 128, 0.25, np.random.default_rng(11))
+    smooth, middle, textured, exemplar, truth = detail_in(shared, hole_HW)
     # Detail of an example is taken over away from known ground, which strokes are never far from.
     assert smooth < middle < exemplar < textured
     assert smooth < 0.6 * truth < exemplar and 0.7 * truth < textured < 1.3 * truth
+
+
+def test_in_a_square_an_example_brings_the_detail_of_the_ground(shared: Path):
+    hole_HW = np.zeros((128, 128), dtype=bool)
+    hole_HW[32:96, 32:96] = True
+    smooth, middle, _, exemplar, truth = detail_in(shared, hole_HW)
+    assert smooth < middle < 0.3 * truth and 0.7 * truth < exemplar < 1.3 * truth
