@@ -26,8 +26,7 @@ class StopRequest:
     A second SIGINT or SIGTERM ends the process at once; SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU never do. What
     was ignored of them stays so, as SIGHUP under nohup.
 
-    Use as a context manager; outside it the signals do what they did before, but that warnings are ignored
-    after the first signal: the process is leaving, and one more must not change its exit code.
+    Use as a context manager; outside it the signals do what they did before.
 
     Attributes:
         exit_code: 128 and the first signal's number once one came, else None.
@@ -48,8 +47,7 @@ class StopRequest:
 
     def __exit__(self, *exc_info: object) -> None:
         for number, handler in self._previous.items():
-            leaving = self.exit_code is not None and number in _WARNINGS
-            signal.signal(number, signal.SIG_IGN if leaving else handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code is None:

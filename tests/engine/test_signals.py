@@ -53,7 +53,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_and_leaves(nursery, tmp_path: 
     for _ in range(2 if name in WARNINGS else 1):
         with suppress(ProcessLookupError):  # the first may have been enough already
             os.killpg(pid, signal.Signals[name])
-        time.sleep(0.05)
+        time.sleep(0.002)  # much longer, and it has left: signals then do what they did before
     code, printed = nursery.end()
     assert code == CODES[name], printed
     assert "go on with --resume" in printed and "Traceback" not in printed
@@ -199,9 +199,6 @@ def test_handlers_are_as_before_afterwards():
     try:
         signal.signal(signal.SIGUSR1, mine)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        with StopRequest():
-            pass
-        assert signal.getsignal(signal.SIGUSR1) is mine
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGUSR2)
             assert stop.exit_code is None
@@ -209,7 +206,7 @@ def test_handlers_are_as_before_afterwards():
             os.kill(os.getpid(), signal.SIGXCPU)
             os.kill(os.getpid(), signal.SIGUSR1)
             assert stop.exit_code == 138
-        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN, "one more while leaving changes nothing"
+        assert signal.getsignal(signal.SIGUSR1) is mine
         assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
     finally:
         for number, handler in before.items():
