@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
+from igll.arguments import Parser
 from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError, interruptions_first
 from igll.launch import launch
 from igll.weights import ACCEPTED, BEST
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from igll.report.size_table import SizeTable
 
 OVERRIDES = "settings that replace the config's, such as train.batch_size=4 (several may follow)"
+FIXED = "settings that replace the checkpoint's: device=…, eval.weights=…, edges.*=… (several may follow)"
 
 
 def train(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-train``."""
-    parser = argparse.ArgumentParser("igll-train", description="Train an inpainting network.")
+    parser = Parser("igll-train", description="Train an inpainting network.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--out", help="folder of the run (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
@@ -56,7 +58,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in EVAL_COMMANDS:
         EVAL_COMMANDS[given[0]](given[1:])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-eval",
         description="Measure a trained network, or methods without training, on a test set.",
         epilog=f"Also: igll-eval {{{','.join(EVAL_COMMANDS)}}} --help",
@@ -72,6 +74,8 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
     )
     parser.add_argument("--out", required=True, help="folder for metrics.json, the table and the pictures")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    if given and not given[0].startswith("-") and "=" not in given[0]:
+        parser.error(f"{given[0]}: no such task; there are {', '.join(EVAL_COMMANDS)}, or none with --config")
     options = parser.parse_intermixed_args(given)
     if options.checkpoint is None and not options.method:
         parser.error("name a --checkpoint, or a --method that needs none")
@@ -90,7 +94,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def compare(arguments: Sequence[str]) -> NoReturn:
     """``igll-eval compare``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-eval compare", description="Compare two evaluations image by image, with bootstrap intervals."
     )
     parser.add_argument("a", metavar="A", help="folder of results of igll-eval")
@@ -116,7 +120,7 @@ def compare(arguments: Sequence[str]) -> NoReturn:
 
 def methods(arguments: Sequence[str]) -> NoReturn:
     """``igll-eval methods``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-eval methods",
         description="Write one table per task of every method measured on it, with bootstrap intervals.",
     )
@@ -143,7 +147,7 @@ def table2(arguments: Sequence[str]) -> NoReturn:
 
 def table3(arguments: Sequence[str]) -> NoReturn:
     """``igll-eval table3``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-eval table3",
         description="Write Table 3 of the paper, sizes and costs of all models: counted beside printed.",
     )
@@ -165,7 +169,7 @@ def table4(arguments: Sequence[str]) -> NoReturn:
 
 
 def _paper_table(name: Literal["table2", "table4"], subject: str, arguments: Sequence[str]) -> NoReturn:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"igll-eval {name}",
         description=f"Write Table {name[-1]} of the paper, {subject}: measured beside printed.",
     )
@@ -220,7 +224,7 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-demo``."""
     from igll.schema import ClassicalName
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-demo",
         description="Serve a page on this machine where the holes of an image are painted and filled.",
     )
@@ -237,7 +241,7 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
         "--port", type=_port, help="port to listen at (default: the first free one from 7860 on)"
     )
     parser.add_argument("--browser", action="store_true", help="open the page in the browser")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=FIXED)
     options = parser.parse_intermixed_args(arguments)
 
     def work() -> int:
@@ -258,7 +262,7 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def export(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-export``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-export",
         description="Write a trained network as ONNX, for runtimes without Python; values are in [0, 1].",
     )
@@ -292,9 +296,9 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _port(text: str) -> int:
     """A port's number, for argparse."""
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{number} is not a port; give 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port; give 1 to 65535")
     return number
 
 

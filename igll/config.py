@@ -57,7 +57,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         with Path(path).open(encoding="utf-8") as file:
             loaded = read_yaml(file.read(MAX_CHARACTERS + 1))
     except OSError as error:
-        raise InputError(f"{source}: cannot read the config: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise InputError(
+            f"{source}: cannot read the config: {reason}; name a YAML file, see configs/"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{source}: not a text file; a config is YAML") from None
     except YamlTextError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from igll.arguments import Parser
 from igll.errors import InputError
 from igll.schema import ClassicalName
 from igll.weights import ACCEPTED, BEST
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from igll.engine.infer import InferRequest
     from igll.geo.tiling import TileSizes
 
-_OVERRIDE = re.compile(r"(device|eval|edges)(\.\w+)*=")
+_OVERRIDE = re.compile(r"(device|\w+(\.\w+)+)=")
 _EPILOG = """\
 Images: TIFF, JPEG 2000 and GDAL's other rasters are filled as scenes, of any size and number of bands; PNG,
 JPEG, WebP and BMP as pictures. Known pixels come back bit-identical, and this is checked in the written file.
@@ -25,7 +26,7 @@ JPEG, WebP and BMP as pictures. Known pixels come back bit-identical, and this i
 
 def infer_parser() -> argparse.ArgumentParser:
     """The parser of ``igll-infer``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "igll-infer",
         description="Fill the holes of images and of whole georeferenced scenes.",
         epilog=_EPILOG,

@@ -40,7 +40,8 @@ def read_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise YamlTextError(f"not valid YAML: {shortened(' '.join(str(error).split()), 200)}") from None
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        raise YamlTextError(f"not valid YAML: {shortened(reason, 200)}") from None
     except YamlTextError:
         raise
     except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:

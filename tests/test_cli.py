@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from igll import cli
-from igll.cli import exit_with
+from igll.cli import demo, evaluate, exit_with
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 ENTRIES = ("train", "evaluate", "infer", "demo", "export")
@@ -115,6 +115,24 @@ def test_the_module_takes_the_commands_by_name():
         assert done.stderr == "usage: python -m igll.cli {train,evaluate,infer,demo,export} ...\n"
     done = module("evaluate", "compare", "--help")
     assert done.returncode == 0 and "usage: igll-eval compare" in done.stdout
+
+
+def test_a_task_that_igll_eval_does_not_know_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        evaluate(["table9", "--out", "t"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: table9: no such task; there are compare, methods, table2"
+    )
+
+
+def test_a_port_that_is_none_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        demo(["--port", "abc"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: argument --port: abc is not a port; give 1 to 65535; see igll-demo --help\n"
+    )
 
 
 def test_a_loader_process_that_was_killed_is_told_in_one_line(capsys):

@@ -122,6 +122,12 @@ def _check_whole(file: IO[bytes], path: str | Path) -> bool:
     return False
 
 
+def _is_torch_file(file: IO[bytes]) -> bool:
+    """Whether it begins as those that ``torch.save`` writes: an archive, or in old ones a pickle."""
+    file.seek(0)
+    return file.read(4).startswith((_ZIP, b"\x80"))
+
+
 def _read(file: IO[bytes], path: str | Path, device: torch.device | str) -> Any:
     """What a whole torch file holds.
 
@@ -134,7 +140,7 @@ def _read(file: IO[bytes], path: str | Path, device: torch.device | str) -> Any:
             warnings.simplefilter("ignore")  # torch warns about odd pickles before it refuses them
             return torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # on foreign bytes the restricted unpickler fails with any kind of error
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if _is_torch_file(file) and ("weights_only" in str(error) or "Unsupported" in str(error)):
             raise InputError(
                 f"{path}: refused, it holds more than weights (loading it could run foreign code); "
                 "use a checkpoint written by igll-train"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from igll.distributed import gather, gather_rows, is_writer
 from igll.engine.devices import choose_device
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
-from igll.engine.trained import load_generator, weights_used
+from igll.engine.trained import differing_settings, load_generator, weights_used
 from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
 from igll.engine.weights_source import WeightsSource, find_weights
 from igll.errors import InputError
@@ -132,6 +133,8 @@ def _settings(config: Config, source: WeightsSource | None, trained: Config | No
         blind = config.model.model_copy(update={"structure_prior": "none"})
         return config.model_copy(update={"model": blind})
     check_apart(config, trained, source.named)
+    if (differing := differing_settings(trained.model, config.model)) and is_writer():
+        print(f"note: measured as {source.named} was trained: {differing}", file=sys.stderr)
     return config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
 
 

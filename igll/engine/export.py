@@ -25,7 +25,7 @@ from igll.errors import InputError, OutputError
 from igll.models import Generator
 from igll.models.export import LARGEST_SIDE, GraphForm
 from igll.models.layers import STRIDE
-from igll.storage import replacing
+from igll.storage import make_folder, replacing
 from igll.weights import BEST
 
 SUFFIX = ".onnx"
@@ -147,6 +147,9 @@ def _check_request(request: ExportRequest) -> None:
     if request.size is not None and not all(1 <= side <= LARGEST_SIDE for side in request.size):
         height, width = request.size
         raise InputError(f"--size {height} {width}: give a height and a width from 1 to {LARGEST_SIDE}")
+    if request.out.is_dir():
+        raise InputError(f"--out {request.out}: is a folder; name a file *{SUFFIX}")
+    make_folder(request.out.parent)
 
 
 def _package(name: str) -> Any:

@@ -13,16 +13,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
+from igll.config import Config
 from igll.data.files import read_image, read_mask
 from igll.data.masks import grow_hole
 from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
 from igll.engine.infer_plan import Inputs, Job, Share, plan_jobs
+from igll.engine.large_picture import fill_in_tiles, fills_in_tiles
 from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
+from igll.engine.trained import with_overrides
 from igll.engine.weights_source import find_weights
 from igll.errors import InputError, OutputError, interruptions_first
 from igll.geo.holes import HoleSources
@@ -89,7 +95,7 @@ def infer(request: InferRequest) -> int:
                 if job.scene:
                     _fill_scene(filler, job, request)
                 else:
-                    _fill_picture(inpainter, job, request)
+                    _fill_picture(inpainter, filler, job, request)
                 filled += 1
             except (InputError, OutputError) as error:
                 if len(every) == 1:
@@ -117,6 +123,7 @@ def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None
                 raise InputError(f"{job.image}: --method {PASTED} is for scenes, and this is a picture")
         return None, PastedReference()
     if request.method is not None:
+        with_overrides(Config(), request.overrides, f"--method {request.method}")
         inpainter: Inpainter = MethodInpainter(request.method)
         filler: Filler = MethodFiller(request.method)
     else:
@@ -125,7 +132,10 @@ def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None
         filler = NetworkFiller(inpainter, source)
         if request.checkpoint is None and launch().rank == 0:
             print(f"fills with {source.title}, which ships with igll; --checkpoint and --method name others")
-    inpainter.check_guide(inputs.edges is not None, inputs.reference is not None)
+    try:
+        inpainter.check_guide(inputs.edges is not None, inputs.reference is not None)
+    except InputError as error:
+        raise InputError(f"{filler.name}: {error}") from None
     if inputs.reference is not None:
         _ = inpainter.detector  # missing weights are found now, not at every image
     return inpainter, filler
@@ -139,16 +149,42 @@ def _on_own_gpu(overrides: Sequence[str]) -> list[str]:
     return [*overrides, f"device=cuda:{launch().local_rank % torch.cuda.device_count()}"]
 
 
-def _fill_picture(inpainter: Inpainter | None, job: Job, request: InferRequest) -> None:
+def _fill_picture(inpainter: Inpainter | None, filler: Filler, job: Job, request: InferRequest) -> None:
     """Read, fill, write and check one picture."""
     # Narrows: pictures without a mask, or with what fills scenes alone, are refused before.
     assert inpainter is not None and job.mask is not None  # noqa: S101
     picture = read_picture(job.image)
-    mask_HW = grow_hole(read_mask(job.mask, request.hole or "white"), request.scenes.sources.dilate)
-    edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
-    reference_HWC = None if job.reference is None else read_image(job.reference)
-    image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
+    mask_HW = _hole(job.mask, job.image, picture.image, request)
+    if job.edges is None and job.reference is None and mask_HW.any() and fills_in_tiles(picture.image):
+        image = fill_in_tiles(picture.image, mask_HW, job.out, request.scenes, filler)
+    else:
+        edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
+        reference_HWC = None if job.reference is None else read_image(job.reference)
+        image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
     write_picture(job.out, Picture(image, picture.extras), picture.image, mask_HW)
+
+
+def _hole(mask: Path, path: Path, image: Image.Image, request: InferRequest) -> NDArray[np.bool_]:
+    """The hole that a picture's mask marks: hole_HW."""
+    hole_HW = read_mask(mask, request.hole or "white")
+    (height, width), size = hole_HW.shape, (image.height, image.width)
+    if (height, width) != size:
+        raise InputError(
+            f"{mask}: {height}×{width} pixels (height × width), but {path} has {size[0]}×{size[1]}; "
+            "give a mask of the image's size"
+        )
+    if hole_HW.all():
+        raise InputError(
+            f"{mask}: marks every pixel as missing, so nothing is known to fill from; "
+            "check which colour marks the hole (--hole)"
+        )
+    grown_HW = grow_hole(hole_HW, request.scenes.sources.dilate)
+    if grown_HW.all():
+        raise InputError(
+            f"{mask}: --dilate {request.scenes.sources.dilate} grows its holes over the whole image; "
+            "give a smaller number"
+        )
+    return grown_HW
 
 
 def _fill_scene(filler: Filler, job: Job, request: InferRequest) -> None:

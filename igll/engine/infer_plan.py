@@ -162,7 +162,7 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
         elif not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")
         else:
-            images = list_images(path, (*IMAGE_SUFFIXES, *SCENE_SUFFIXES))
+            images = list_images(path, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SCENE_SUFFIXES))))
             found.append((path, _without(images, path, [*inputs.partners, inputs.out])))
     return found
 

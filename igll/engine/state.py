@@ -16,6 +16,7 @@ from igll.distributed import is_writer
 from igll.engine.checkpoint import load_checkpoint, save_checkpoint
 from igll.engine.finite import FiniteWatch
 from igll.engine.restoring import check_moments, check_progress, check_weights, load_moments, load_weights
+from igll.engine.trained import differing_settings
 from igll.errors import InputError, NumericsError
 from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator
@@ -108,8 +109,10 @@ class TrainState:
         earlier = build_config(saved["config"], source=str(path))
         if "generator_optimizer" not in saved:
             raise InputError(f"{path}: holds weights alone, which cannot be resumed")
-        if earlier.model != config.model:
-            raise InputError(f"{path}: was trained with other model settings; use the run's own config.yaml")
+        if differing := differing_settings(earlier.model, config.model):
+            raise InputError(
+                f"{path}: was trained with other model settings ({differing}); use the run's own config.yaml"
+            )
         _announce_changes(earlier, config)
         # All of it is looked at first, so that there is no half resumed run.
         check_progress(saved, str(path))

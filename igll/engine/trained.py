@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from igll.config import Config, build_config
+from igll.config import Config, ModelConfig, build_config
 from igll.engine.checkpoint import load_checkpoint
 from igll.engine.restoring import checked_step, load_weights
 from igll.engine.shared_weights import OWN_METADATA, SUFFIX, load_shared_weights, read_notes
@@ -117,3 +117,11 @@ def with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Co
                 f"'{override}': fixed by the checkpoint; device, eval.weights and edges.* can be set here"
             )
     return config
+
+
+def differing_settings(theirs: ModelConfig, ours: ModelConfig) -> str:
+    """Which settings of two networks differ, such as ``model.width=16, here 32``; empty if none does."""
+    before, now = theirs.model_dump(), ours.model_dump()
+    return "; ".join(
+        f"model.{key}={before[key]}, here {value}" for key, value in now.items() if before[key] != value
+    )

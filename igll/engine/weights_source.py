@@ -60,7 +60,9 @@ def find_weights(
         InputError: There is nothing of that name, it cannot be fetched, or the file is another than it has
             to be.
     """
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+    if given is not None and not (isinstance(given, (str, Path)) and str(given)):
+        raise InputError(f"{given!r}: names no weights; give {ACCEPTED}")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
         raise InputError(f"sha256 '{sha256}': give the 64 hexadecimal digits of a SHA-256")
     source = _found(given, revision)
     if sha256 is not None and source.sha256 != sha256.lower():

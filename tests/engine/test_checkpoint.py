@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from igll import storage
 from igll.config import build_config
@@ -190,6 +191,9 @@ def test_missing_foreign_and_newer_files(tmp_path: Path):
         load_checkpoint(tmp_path / "absent.pt")
     with pytest.raises(InputError, match=r"not a checkpoint that can be read \(Is a directory\)"):
         load_checkpoint(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "scene.png")
+    with pytest.raises(InputError, match="not a checkpoint that can be read"):
+        load_checkpoint(tmp_path / "scene.png")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
     with pytest.raises(InputError, match="not a checkpoint written by igll-train"):
         load_checkpoint(tmp_path / "foreign.pt")

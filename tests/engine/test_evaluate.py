@@ -228,6 +228,16 @@ def test_the_weights_that_were_measured_are_named(small, tmp_path: Path):
         assert result["weights"] == name
 
 
+def test_settings_of_another_network_than_the_checkpoints_are_told(small, run, tmp_path: Path, capsys):
+    checkpoint = run()
+    evaluate(small(), checkpoint, tmp_path / "same")
+    assert "note: " not in capsys.readouterr().err
+    evaluate(small(model={"width": 8, "structure_prior": "oracle"}), checkpoint, tmp_path / "eval")
+    prior = small().model.structure_prior
+    told = f"was trained: model.width=4, here 8; model.structure_prior={prior}, here oracle\n"
+    assert told in capsys.readouterr().err
+
+
 def test_shipped_weights_are_measured_by_name_and_recorded_with_their_content(small, tmp_path: Path):
     settings = small(eval={"metrics": ["psnr_hole"], "pictures": 0}, data={"test_limit": 1})
     result = evaluate(settings, BEST, tmp_path / "eval")

@@ -167,10 +167,13 @@ def test_what_differs_is_not_written(weights, tmp_path: Path, monkeypatch: pytes
 
 def test_what_cannot_be_exported_is_refused_in_one_line(weights, tmp_path: Path):
     path, out = weights(), tmp_path / "m.onnx"
+    (tmp_path / "folder.onnx").mkdir()
     for request, told in [
         (ExportRequest(path, tmp_path / "m.pt"), r"name it \*\.onnx"),
         (ExportRequest(path, out, (0, 64)), "from 1 to 4096"),
         (ExportRequest(tmp_path / "none.pt", out), "none.pt: no such"),
+        (ExportRequest(path, path / "m.onnx"), "cannot be made .*; choose another --out"),
+        (ExportRequest(path, tmp_path / "folder.onnx"), "is a folder; name a file"),
     ]:
         with pytest.raises(InputError, match=told):
             export_onnx(request)

@@ -19,7 +19,9 @@ from igll.engine import infer as module
 from igll.engine.checkpoint import save_checkpoint
 from igll.engine.infer import InferRequest, infer
 from igll.engine.infer_plan import Inputs
+from igll.engine.scene import SceneOptions
 from igll.errors import InputError, OutputError
+from igll.geo.holes import HoleSources
 from igll.registry import build_generator
 
 RNG = np.random.default_rng(3)
@@ -165,18 +167,24 @@ def test_bad_images_do_not_stop_the_others(blind, tmp_path, capsys):
     assert infer(request(blind, tmp_path)) == 1
     assert files(tmp_path / "out") == ["good.png", "late.png"]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("failed", "error"))]
-    images = tmp_path / "images"
-    assert lines[0] == f"failed: {images}/small.png: mask: shape 5×26 does not fit 19×26 (height × width)"
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    assert lines[0] == (
+        f"failed: {masks}/small.png: 5×26 pixels (height × width), but {images}/small.png has 19×26; "
+        "give a mask of the image's size"
+    )
     assert lines[1].startswith(f"failed: {images}/torn.png: damaged image")
-    assert lines[2].startswith(f"failed: {images}/zfull.png: mask: every pixel of the image is missing")
+    assert lines[2].startswith(f"failed: {masks}/zfull.png: marks every pixel as missing")
     assert lines[3:] == [f"error: 3 of 5 failed; 2 in {tmp_path / 'out'}/"]
 
 
 def test_a_single_image_that_fails_is_raised(blind, tmp_path, monkeypatch):
     image, mask = save(tmp_path / "images/a.png", COLOUR), save(tmp_path / "mask.png", HOLE[:5])
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match=r"mask\.png: 5×26 .* give a mask of the image's size"):
         infer(request(blind, tmp_path, images=image, masks=mask))
     save(mask, HOLE)
+    wide = SceneOptions(HoleSources(dilate=30))
+    with pytest.raises(InputError, match=r"mask\.png: --dilate 30 grows its holes over the whole image"):
+        infer(request(blind, tmp_path, images=image, masks=mask, scenes=wide))
 
     def read(path):
         raise MemoryError
@@ -329,8 +337,13 @@ def test_exit_codes_of_trouble(blind, oracle, tmp_path, capsys):
         cli.infer(options(oracle, tmp_path))
     assert leaving.value.code == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("error: the model was trained with oracle edges")
+    assert "igll, structure prior oracle, best.pt: the model was trained with oracle edges" in errors
     assert errors.count("\n") == 1
+    for weights in (["--checkpoint", str(blind)], ["--method", "harmonic"]):
+        with pytest.raises(SystemExit) as leaving:
+            cli.infer([*options(blind, tmp_path)[2:], *weights, "train.lr=0.1"])
+        assert leaving.value.code == 2
+        assert "'train.lr=0.1': fixed by the checkpoint; device, eval.weights" in capsys.readouterr().err
     with pytest.raises(SystemExit) as leaving:
         cli.infer(options(blind, tmp_path))
     assert leaving.value.code == 1

@@ -117,7 +117,7 @@ def test_a_run_is_not_overwritten(small, tmp_path: Path):
     train(small(train={"max_steps": 2}), tmp_path / "run")
     with pytest.raises(InputError, match="already holds a run; add --resume"):
         train(small(), tmp_path / "run")
-    with pytest.raises(InputError, match="other model settings"):
+    with pytest.raises(InputError, match=r"other model settings \(model\.heads=1, here 3\)"):
         train(small(model={"heads": 3}), tmp_path / "run", resume=True)
     with pytest.raises(InputError, match=r"discriminator.* differs"):
         train(small(losses={"adversarial": 0}), tmp_path / "run", resume=True)

@@ -102,8 +102,15 @@ def test_another_sha256_is_refused_wherever_the_file_comes_from(tmp_path):
     for given in (path, tmp_path / "folder", BEST, None):
         with pytest.raises(InputError, match=f"refused, its SHA-256 is .* and not {'1' * 64}"):
             find_weights(given, sha256="1" * 64)
-    with pytest.raises(InputError, match="sha256 '12ab': give the 64 hexadecimal digits"):
-        find_weights(path, sha256="12ab")
+    for none in ("12ab", 5):
+        with pytest.raises(InputError, match=f"sha256 '{none}': give the 64 hexadecimal digits"):
+            find_weights(path, sha256=none)
+
+
+@pytest.mark.parametrize("none", [3, "", b"igll-small"])
+def test_what_is_no_name_of_weights_is_refused(none):
+    with pytest.raises(InputError, match=f"{none!r}: names no weights; give"):
+        find_weights(none)
 
 
 def test_titles_of_columns(tmp_path):

@@ -1,0 +1,188 @@
+"""Images, masks and edge maps of any family (NumPy, Pillow, torch) as tensors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from igll.engine.picture_io import INTEGER_FULL, colour_of, with_colour
+from igll.errors import InputError
+
+ImageLike: TypeAlias = NDArray[Any] | Image.Image | Tensor
+ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, Tensor)
+
+_FULL_SCALE = {"uint8": 255, "uint16": 65535, "int16": 32767}
+
+
+class _Span(NamedTuple):
+    """What stored values mean.
+
+    Attributes:
+        low: Stored value of 0.
+        high: Stored value of 1.
+        clips: Whether values outside are taken for the nearer end, as in training; else they are a mistake.
+    """
+
+    low: float
+    high: float
+    clips: bool = False
+
+
+def _span(dtype: str, stretch: Sequence[float] | None, deep: bool = False) -> _Span:
+    """The span of stored values: of integers as the model was trained, or full scale; floats are in [0, 1].
+
+    Pillow's 32-bit integers (``deep``) come as floats in units of 65,535.
+    """
+    if stretch is not None and (deep or dtype in _FULL_SCALE):
+        unit = INTEGER_FULL if deep else 1
+        return _Span(stretch[0] / unit, stretch[1] / unit, clips=True)
+    return _Span(0, _FULL_SCALE.get(dtype, 1))
+
+
+def _is_deep(image: ImageLike) -> bool:
+    return isinstance(image, Image.Image) and image.mode == "I"
+
+
+def unit_of(image: ImageLike, name: str, stretch: Sequence[float] | None) -> Tensor:
+    """An image of any family as float32 tensor (B, C, H, W); of integers, what ``_span`` says is 0 and 1.
+
+    Raises:
+        InputError: Family, shape or type is another; says which are taken.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim not in (3, 4) or not (image.dtype == torch.uint8 or image.is_floating_point()):
+            raise InputError(
+                f"{name}: tensor of shape {tuple(image.shape)} and {image.dtype}; "
+                "give (C, H, W) or (B, C, H, W), uint8 or float in [0, 1]"
+            )
+        span = _span("uint8" if image.dtype == torch.uint8 else "", stretch)
+        unit_BCHW = (image.detach().to(torch.float32) - span.low) / (span.high - span.low)
+        unit_BCHW = unit_BCHW if image.ndim == 4 else unit_BCHW[None]
+    else:
+        values = colour_of(image) if isinstance(image, Image.Image) else image
+        if not isinstance(values, np.ndarray):
+            raise InputError(
+                f"{name}: {type(image).__name__}; give a NumPy array, Pillow image or torch tensor"
+            )
+        if values.ndim not in (2, 3) or not (values.dtype.name in _FULL_SCALE or values.dtype.kind == "f"):
+            raise InputError(
+                f"{name}: array of shape {values.shape} and {values.dtype}; "
+                "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]"
+            )
+        span = _span(values.dtype.name, stretch, _is_deep(image))
+        values_HWC = (np.atleast_3d(values).astype(np.float32) - np.float32(span.low)) / np.float32(
+            span.high - span.low
+        )
+        unit_BCHW = torch.from_numpy(np.ascontiguousarray(values_HWC.transpose(2, 0, 1)))[None]
+    if unit_BCHW.numel() == 0:
+        raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
+    return unit_BCHW.clamp(0, 1) if span.clips else unit_BCHW
+
+
+def hole_of(mask: ImageLike) -> Tensor:
+    """A mask of any family as bool tensor of its own shape.
+
+    Raises:
+        InputError: It is of no family, or holds NaN, which says neither.
+    """
+    if isinstance(mask, Image.Image) and mask.mode not in ("1", "L", "F") and not mask.mode.startswith("I"):
+        return torch.from_numpy((np.asarray(mask.convert("RGB")) != 0).any(axis=2))
+    values = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    if values.ndim == 0 or (isinstance(values, np.ndarray) and values.dtype.kind not in "biuf"):
+        raise InputError(f"mask: {type(mask).__name__}; give a NumPy array, Pillow image or torch tensor")
+    unclear = values.isnan() if isinstance(values, Tensor) else np.isnan(values)
+    if unclear.any():
+        raise InputError(
+            "mask: holds NaN, which is neither missing nor known; give 1 = missing and 0 = known"
+        )
+    missing = values != 0
+    return missing if isinstance(missing, Tensor) else torch.from_numpy(missing)
+
+
+def edges_of(edges: ImageLike) -> Tensor:
+    """An edge map of any family as float32 tensor of its own shape; integers divided by their full scale."""
+    if isinstance(edges, Image.Image):
+        colour = colour_of(edges)
+        edges = colour if colour.ndim == 2 else np.asarray(edges.convert("RGB").convert("L"))
+    if isinstance(edges, Tensor):
+        full = 255 if edges.dtype == torch.uint8 else 1
+        return edges.detach().to(torch.float32) / full
+    values = np.asarray(edges)
+    if values.dtype.name not in (*_FULL_SCALE, "bool") and values.dtype.kind != "f":
+        raise InputError(f"edges: array of {values.dtype}; give bool, uint8, uint16 or float in [0, 1]")
+    return torch.from_numpy(values.astype(np.float32) / np.float32(_FULL_SCALE.get(values.dtype.name, 1)))
+
+
+def plane_of(values: Tensor, unit_BCHW: Tensor, name: str) -> Tensor:
+    """A mask or edge map as (B, 1, H, W) for a batch of images, on its device.
+
+    Raises:
+        InputError: Its shape is another.
+    """
+    batch, _, height, width = unit_BCHW.shape
+    accepted = {(height, width), (height, width, 1)}
+    for count in (1, batch):
+        accepted |= {(count, height, width), (count, 1, height, width)}
+    if tuple(values.shape) not in accepted:
+        number = f"{batch} images of " if batch > 1 else ""
+        raise InputError(
+            f"{name}: shape {'×'.join(map(str, values.shape))} does not fit {number}{size_of(unit_BCHW)} "
+            "(height × width)"
+        )
+    return values.to(unit_BCHW.device).reshape(-1, 1, height, width).expand(batch, -1, -1, -1)
+
+
+def check_complete(values_BCHW: Tensor, name: str) -> None:
+    """Refuse a guide with values outside [0, 1], NaN among them.
+
+    Raises:
+        InputError: It has any.
+    """
+    if not bool(((values_BCHW >= 0) & (values_BCHW <= 1)).all()):
+        raise InputError(f"{name}: values must be complete and within 0 to 1 (or full-range integers)")
+
+
+def size_of(image_BCHW: Tensor) -> str:
+    """Height × width, for people."""
+    return f"{image_BCHW.shape[-2]}×{image_BCHW.shape[-1]}"
+
+
+def with_hole(
+    image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor, stretch: Sequence[float] | None
+) -> ImageT:
+    """A copy of an image with the hole taken from a result in [0, 1]."""
+    if isinstance(image, Tensor):
+        whole = image.dtype == torch.uint8
+        span = _span("uint8" if whole else "", stretch)
+        new_BCHW = filled_BCHW.to(image.device) * (span.high - span.low) + span.low
+        new_BCHW = (new_BCHW.round().clamp(0, 255) if whole else new_BCHW).to(image.dtype)
+        old_BCHW = image.detach()
+        old_BCHW = old_BCHW if image.ndim == 4 else old_BCHW[None]
+        result_BCHW = torch.where(hole_B1HW.to(image.device), new_BCHW, old_BCHW)
+        return result_BCHW if image.ndim == 4 else result_BCHW[0]
+    hole_HW = hole_B1HW[0, 0].cpu().numpy()
+    new_HWC = filled_BCHW[0].permute(1, 2, 0).cpu().numpy()
+    if isinstance(image, Image.Image):
+        colour = colour_of(image)
+        span = _span(colour.dtype.name, stretch, _is_deep(image))
+        return with_colour(image, _array_with_hole(colour, new_HWC, hole_HW, span), hole_HW)
+    return _array_with_hole(image, new_HWC, hole_HW, _span(image.dtype.name, stretch))
+
+
+def _array_with_hole(
+    image: NDArray[Any], new_HWC: NDArray[np.float32], hole_HW: NDArray[np.bool_], span: _Span
+) -> NDArray[Any]:
+    """As :func:`with_hole` for one array of shape (H, W) or (H, W, C)."""
+    new_HWC = new_HWC * np.float32(span.high - span.low) + np.float32(span.low)
+    if image.dtype.kind in "iu":
+        limits = np.iinfo(image.dtype)
+        new_HWC = np.rint(new_HWC).clip(limits.min, limits.max)
+    result = image.copy()
+    result[hole_HW] = new_HWC[hole_HW] if image.ndim == 3 else new_HWC[hole_HW][:, 0]
+    return result
