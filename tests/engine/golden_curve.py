@@ -20,7 +20,8 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 SETTINGS = (
     "device=cpu", "model.width=4", "model.position_grid=8", "discriminator.width=8", "data.crop_size=32",
     "data.synthetic_images=20", "mask.kind=mixed", "mask.ratio=[0.1,0.5]", "mask.placement=random",
-    "model.prefill=none", "model.residual=false", "train.lr=1e-3", "train.discriminator_lr=1e-4",
+    "model.prefill=none", "model.residual=false", "model.skips=false", "losses.log_error=0", "losses.local=1",
+    "losses.pixel=1", "train.clip_gradient=0", "train.lr=1e-3", "train.discriminator_lr=1e-4",
     "train.ema_decay=0.5", "losses.adversarial=0.1", "losses.svd_leading=4", "train.batch_size=4",
     "train.threads=1", f"train.max_steps={STEPS}", "train.log_every=1", "train.eval_every=20",
     "train.eval_images=2",

@@ -92,7 +92,7 @@ def check_training(row: dict) -> None:
     assert row["status"] == "measured" and (row["crop"], row["batch"], row["steps"]) == (32, 2, 2)
     assert [part["name"] for part in row["parts"]] == [
         "data (loader wait)", "generator forward", "discriminator", "discriminator optimiser", "loss: local",
-        "loss: pixel", "loss: adversarial", "loss: svd", "loss: edge", "generator backward",
+        "loss: log_error", "loss: adversarial", "loss: svd", "loss: edge", "generator backward",
         "generator optimiser", "EMA",
     ]  # fmt: skip
     assert all(part["seconds"] == part["forward"] + part["backward"] > 0 for part in row["parts"])
