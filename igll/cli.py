@@ -72,7 +72,11 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         metavar="NAME",
         help=f"a method without training, besides eval.floors: {', '.join(get_args(ClassicalName))}",
     )
-    parser.add_argument("--out", required=True, help="folder for metrics.json, the table and the pictures")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder for metrics.json, the table and the pictures; earlier ones are replaced",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
     if given and not given[0].startswith("-") and "=" not in given[0]:
         parser.error(f"{given[0]}: no such task; there are {', '.join(EVAL_COMMANDS)}, or none with --config")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"(device|\w+(\.\w+)+)=")
 _EPILOG = """\
 Images: TIFF, JPEG 2000 and GDAL's other rasters are filled as scenes, of any size and number of bands; PNG,
-JPEG, WebP and BMP as pictures. Known pixels come back bit-identical, and this is checked in the written file.
+JPEG, WebP and BMP as pictures, in tiles too if longer than 1,024 pixels. Known pixels come back
+bit-identical, and this is checked in the written file.
 """
 
 
@@ -39,7 +40,11 @@ def infer_parser() -> argparse.ArgumentParser:
         "checkpoint's: device=…, eval.weights=…, edges.*=…",
     )
     parser.add_argument("--images", action="append", default=[], help="the same as IMAGE")
-    parser.add_argument("--out", required=True, help="folder for the results; for a single image also a file")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder for the results; for a single image also a file; what is there already is replaced",
+    )
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--checkpoint", help=f"{ACCEPTED}; default: {BEST}")
     model.add_argument(

@@ -159,6 +159,9 @@ class Inpainter:
     ) -> ImageT:
         """Fill the hole of an image; the input is not changed.
 
+        The image goes through the network in one piece: beyond about 1,000 pixels along a side, cut out the
+        hole with ground around it, or let igll-infer do so.
+
         Args:
             image: NumPy array of shape (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]; Pillow
                 image of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of

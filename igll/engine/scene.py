@@ -89,7 +89,8 @@ def fill_scene(
         reference: Another image of the place, for models that take one.
 
     Raises:
-        InputError: An input cannot be read or does not fit; see the message.
+        InputError: An input cannot be read or does not fit, or ``out`` is a raster that this function did not
+            write; see the message.
         OutputError: The result cannot be written, known pixels of the written file differ, or another
             process is working on the same result.
     """
@@ -103,6 +104,19 @@ def fill_scene(
         if _is_there(out, tags):
             return SceneResult(None, 0)
         return _filled(scene, out, options, filler, reference, work, tags)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to replace a raster that is somebody's own; damaged ones and earlier results are replaced."""
+    try:
+        with open_raster(path) as dataset:
+            ours = "IGLL_REQUEST" in dataset.tags()
+    except InputError:
+        return
+    if not ours:
+        raise InputError(
+            f"{path}: is there and igll-infer did not write it; move it, or choose another --out"
+        )
 
 
 def _is_there(out: Path, tags: dict[str, str]) -> bool:
@@ -124,6 +138,7 @@ def _filled(
         # What cannot be filled or written is refused now, not after the work.
         for path in (out, synthetic_path(out)):
             refuse_target(path, dataset.files)
+            _refuse_foreign(path)
         level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
     counts = _classes(scene, options.sources, classes, work)
     tags = tags | {

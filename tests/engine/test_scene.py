@@ -292,6 +292,17 @@ def test_a_result_that_the_scene_is_read_from_is_refused_before_the_work(tmp_pat
         assert digest(part) == before
 
 
+@pytest.mark.parametrize("name", ["out.tif", "out_synthetic.tif"])
+def test_a_raster_that_is_somebodys_own_is_not_replaced(scene, tmp_path, capsys, name):
+    own = gapped(tmp_path / "out" / name, values("uint16"), HOLE)
+    before = digest(own)
+    assert call(scene, *HARMONIC, "--out", tmp_path / "out/out.tif") == 2
+    assert f"{own}: is there and igll-infer did not write it; move it" in only_line(capsys.readouterr().err)
+    assert digest(own) == before and names(tmp_path / "out") == [name]
+    own.write_bytes(own.read_bytes()[:100])
+    assert call(scene, *HARMONIC, "--out", tmp_path / "out/out.tif") == 0
+
+
 def stop_before_writing(monkeypatch, *arguments: object) -> None:
     """Run until all tiles are there."""
 
