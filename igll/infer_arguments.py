@@ -43,7 +43,7 @@ def infer_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         required=True,
-        help="folder for the results; for a single image also a file; what is there already is replaced",
+        help="folder for the results; for a single image also a file; earlier results are replaced",
     )
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--checkpoint", help=f"{ACCEPTED}; default: {BEST}")

@@ -108,6 +108,7 @@ def export_onnx(request: ExportRequest) -> Exported:
             f"model.exemplar=false, such as {BEST}"
         )
     metadata = describe(source, generator, config, step)
+    make_folder(request.out.parent)
     with replacing(request.out) as temporary:
         write_graph(generator, temporary, request.size)
         model = onnx.load(str(temporary))
@@ -149,7 +150,6 @@ def _check_request(request: ExportRequest) -> None:
         raise InputError(f"--size {height} {width}: give a height and a width from 1 to {LARGEST_SIDE}")
     if request.out.is_dir():
         raise InputError(f"--out {request.out}: is a folder; name a file *{SUFFIX}")
-    make_folder(request.out.parent)
 
 
 def _package(name: str) -> Any:

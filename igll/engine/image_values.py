@@ -93,9 +93,14 @@ def hole_of(mask: ImageLike) -> Tensor:
     """
     if isinstance(mask, Image.Image) and mask.mode not in ("1", "L", "F") and not mask.mode.startswith("I"):
         return torch.from_numpy((np.asarray(mask.convert("RGB")) != 0).any(axis=2))
-    values = mask if isinstance(mask, Tensor) else np.asarray(mask)
-    if values.ndim == 0 or (isinstance(values, np.ndarray) and values.dtype.kind not in "biuf"):
-        raise InputError(f"mask: {type(mask).__name__}; give a NumPy array, Pillow image or torch tensor")
+    try:
+        values = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    except ValueError:  # of lists of unequal length
+        raise InputError(f"mask: {type(mask).__name__}; give a NumPy array of shape (H, W)") from None
+    numbers = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "biuf"
+    if values.ndim == 0 or not numbers:
+        what = f"{type(mask).__name__} of shape {tuple(values.shape)} and {values.dtype}"
+        raise InputError(f"mask: {what}; give a NumPy array, Pillow image or torch tensor of (H, W) numbers")
     unclear = values.isnan() if isinstance(values, Tensor) else np.isnan(values)
     if unclear.any():
         raise InputError(

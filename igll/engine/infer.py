@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from igll.config import Config
 from igll.data.files import read_image, read_mask
 from igll.data.masks import grow_hole
 from igll.engine.fillers import Filler, MethodFiller, NetworkFiller
@@ -28,7 +27,6 @@ from igll.engine.large_picture import fill_in_tiles, fills_in_tiles
 from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
-from igll.engine.trained import with_overrides
 from igll.engine.weights_source import find_weights
 from igll.errors import InputError, OutputError, interruptions_first
 from igll.geo.holes import HoleSources
@@ -115,6 +113,11 @@ def infer(request: InferRequest) -> int:
 def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None, Filler]:
     """What fills pictures, and what fills scenes: the same model."""
     inputs = request.inputs
+    if request.method is not None and request.overrides:
+        raise InputError(
+            f"'{request.overrides[0]}': --method {request.method} has no settings; leave it out, or name the "
+            "image by its path"
+        )
     if request.method == PASTED:
         if inputs.reference is None:
             raise InputError(f"--method {PASTED}: name the image that is to be pasted with --reference")
@@ -123,7 +126,6 @@ def _model(request: InferRequest, jobs: Sequence[Job]) -> tuple[Inpainter | None
                 raise InputError(f"{job.image}: --method {PASTED} is for scenes, and this is a picture")
         return None, PastedReference()
     if request.method is not None:
-        with_overrides(Config(), request.overrides, f"--method {request.method}")
         inpainter: Inpainter = MethodInpainter(request.method)
         filler: Filler = MethodFiller(request.method)
     else:
@@ -210,7 +212,9 @@ def _named(job: Job, message: str) -> str:
 
 
 def _smaller(job: Job) -> str:
-    return "choose a smaller --tile" if job.scene else "cut it into smaller images"
+    return (
+        "choose a smaller --tile" if job.scene else "choose a smaller --tile, or cut it into smaller images"
+    )
 
 
 def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:

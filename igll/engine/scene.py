@@ -89,7 +89,7 @@ def fill_scene(
         reference: Another image of the place, for models that take one.
 
     Raises:
-        InputError: An input cannot be read or does not fit, or ``out`` is a raster that this function did not
+        InputError: An input cannot be read or does not fit, or ``out`` is a file that this function did not
             write; see the message.
         OutputError: The result cannot be written, known pixels of the written file differ, or another
             process is working on the same result.
@@ -107,15 +107,18 @@ def fill_scene(
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse to replace a raster that is somebody's own; damaged ones and earlier results are replaced."""
+    """Refuse to replace a file that is somebody's own; an earlier result is replaced."""
+    if not path.exists():
+        return
     try:
         with open_raster(path) as dataset:
             ours = "IGLL_REQUEST" in dataset.tags()
     except InputError:
-        return
+        ours = False
     if not ours:
         raise InputError(
-            f"{path}: is there and igll-infer did not write it; move it, or choose another --out"
+            f"{path}: is there and no result of a scene (it has no tag IGLL_REQUEST); move it, or choose "
+            "another --out"
         )
 
 

@@ -190,7 +190,7 @@ def test_a_single_image_that_fails_is_raised(blind, tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(module, "read_picture", read)
-    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; cut it"):
+    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; choose a smaller --tile, or cut"):
         infer(request(blind, tmp_path, images=image, masks=mask))
     assert files(tmp_path / "out") == []
 
@@ -339,11 +339,15 @@ def test_exit_codes_of_trouble(blind, oracle, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "igll, structure prior oracle, best.pt: the model was trained with oracle edges" in errors
     assert errors.count("\n") == 1
-    for weights in (["--checkpoint", str(blind)], ["--method", "harmonic"]):
+    for filler, told in (
+        (["--checkpoint", str(blind)], "fixed by the checkpoint; device, eval.weights"),
+        (["--method", "harmonic"], "--method harmonic has no settings; leave it out"),
+        (["--method", "pasted_reference"], "--method pasted_reference has no settings; leave it out"),
+    ):
         with pytest.raises(SystemExit) as leaving:
-            cli.infer([*options(blind, tmp_path)[2:], *weights, "train.lr=0.1"])
+            cli.infer([*options(blind, tmp_path)[2:], *filler, "train.lr=0.1"])
         assert leaving.value.code == 2
-        assert "'train.lr=0.1': fixed by the checkpoint; device, eval.weights" in capsys.readouterr().err
+        assert f"'train.lr=0.1': {told}" in capsys.readouterr().err
     with pytest.raises(SystemExit) as leaving:
         cli.infer(options(blind, tmp_path))
     assert leaving.value.code == 1

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rasterio.errors import RasterioIOError
 
 from igll.engine.infer import InferRequest, infer
 from igll.engine.infer_plan import Inputs
 from igll.engine.large_picture import LARGE, fills_in_tiles
 from igll.engine.scene import SceneOptions
+from igll.engine.tiles import TileStore
 from igll.errors import OutputError
 from igll.geo.holes import HoleSources
 from igll.geo.tiling import TileSizes
@@ -91,13 +93,45 @@ def test_only_what_can_be_cut_is(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("mask")
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("igll.engine.large_picture.new_raster", OSError(28, "No space left on device")),
+        ("igll.engine.large_picture.new_raster", RasterioIOError("No space left on device")),
+        ("igll.engine.large_picture.fill_scene", OutputError("tiles0: No space left on device")),
+    ],
+)
+def test_a_full_disk_is_one_line_that_names_the_result(tmp_path: Path, monkeypatch, target: str, error):
     image = picture(tmp_path, "RGB")
 
     def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr("igll.engine.large_picture.new_raster", full)
-    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(target, full)
+    with pytest.raises(OutputError, match=r"filled\.png: its tiles cannot .*No space left on device"):
         infer(request(tmp_path, image, "filled.png"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "mask.png"]
+    assert not (tmp_path / "filled.png").exists()
+
+
+@pytest.mark.usefixtures("mask")
+def test_what_was_interrupted_goes_on_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = picture(tmp_path, "RGB")
+    assert infer(request(tmp_path, image, "whole.png")) == 0
+    put, puts = TileStore.put, []
+
+    def interrupted(store, tile, filling):
+        puts.append(tile)
+        if len(puts) == 4:
+            raise KeyboardInterrupt
+        put(store, tile, filling)
+
+    monkeypatch.setattr(TileStore, "put", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        infer(request(tmp_path, image, "filled.png"))
+    assert infer(request(tmp_path, image, "filled.png")) == 0
+    assert (tmp_path / "filled.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    again = len(puts)
+    assert infer(request(tmp_path, image, "filled.png")) == 0
+    assert again - 4 == len(puts) - again - 3  # three tiles were there already
+    names = ["filled.png", "image.png", "mask.png", "whole.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
