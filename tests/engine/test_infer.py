@@ -190,7 +190,7 @@ def test_a_single_image_that_fails_is_raised(blind, tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(module, "read_picture", read)
-    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; choose a smaller --tile, or cut"):
+    with pytest.raises(OutputError, match=r"a\.png: not enough memory to fill it; choose a smaller"):
         infer(request(blind, tmp_path, images=image, masks=mask))
     assert files(tmp_path / "out") == []
 
