@@ -56,8 +56,10 @@ def test_checkpoint_and_method_exclude_each_other():
 )
 def test_signals_end_it_and_leave_no_file(tmp_path: Path, number: signal.Signals, code: int, message: str):
     pytest.importorskip("gradio", reason="gradio is not installed")
+    # What starts the tests may have SIGINT ignored, as shells do in the background, which a child inherits.
+    heard = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "--method", "nearest"],
+        [sys.executable, "-c", heard, "--method", "nearest"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
