@@ -54,8 +54,11 @@ def test_checkpoint_and_method_exclude_each_other():
     ("number", "code", "message"),
     [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")],
 )
-def test_signals_end_it_and_leave_no_file(tmp_path: Path, number: signal.Signals, code: int, message: str):
+def test_signals_end_it_and_leave_no_file(
+    tmp_path: Path, tmp_path_factory, number: signal.Signals, code: int, message: str
+):
     pytest.importorskip("gradio", reason="gradio is not installed")
+    compiled = tmp_path_factory.mktemp("torch")  # torch's own, made once for all programs
     # What starts the tests may have SIGINT ignored, as shells do in the background, which a child inherits.
     heard = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     process = subprocess.Popen(
@@ -63,7 +66,7 @@ def test_signals_end_it_and_leave_no_file(tmp_path: Path, number: signal.Signals
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(compiled)},
     )
     assert process.stdout is not None
     line = process.stdout.readline()
