@@ -27,6 +27,7 @@ from igll.engine.large_picture import fill_in_tiles, fills_in_tiles
 from igll.engine.pasted import PASTED, PastedReference
 from igll.engine.picture_io import Picture, read_picture, write_picture
 from igll.engine.scene import SceneOptions, fill_scene
+from igll.engine.scene_work import work_path
 from igll.engine.weights_source import find_weights
 from igll.errors import InputError, OutputError, interruptions_first
 from igll.geo.holes import HoleSources
@@ -87,7 +88,7 @@ def infer(request: InferRequest) -> int:
 
     failures: list[str] = []
     filled = 0
-    with _leaving_cleanly(resumable=any(job.scene for job in jobs)):
+    with _leaving_cleanly(jobs):
         for job in tqdm(jobs, desc="images", unit="image", disable=len(jobs) == 1 and jobs[0].scene):
             try:
                 if job.scene:
@@ -252,11 +253,10 @@ def _check_pictures(jobs: Sequence[Job], scenes: SceneOptions) -> None:
 
 
 @contextmanager
-def _leaving_cleanly(resumable: bool) -> Iterator[None]:
+def _leaving_cleanly(jobs: Sequence[Job]) -> Iterator[None]:
     """SIGTERM leaves as Ctrl-C does, through the blocks that remove half-written files; exit codes 143, 130.
 
-    Args:
-        resumable: Whether to tell that the work goes on if the command is run again.
+    Where there are scenes, or work on a large picture is left, it is told how to go on.
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -267,6 +267,7 @@ def _leaving_cleanly(resumable: bool) -> Iterator[None]:
         with interruptions_first():
             yield
     except (KeyboardInterrupt, SystemExit) as end:
+        resumable = any(job.scene or work_path(job.out).is_dir() for job in jobs)
         again = "; run the same command again to go on" if resumable else ""
         sys.stdout.flush()
         print(f"error: interrupted{again}", file=sys.stderr)

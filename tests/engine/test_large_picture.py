@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_that_names_the_result(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("mask")
-def test_what_was_interrupted_goes_on_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_interrupted_goes_on_and_leaves_nothing(tmp_path: Path, monkeypatch, capsys):
     image = picture(tmp_path, "RGB")
     assert infer(request(tmp_path, image, "whole.png")) == 0
     put, puts = TileStore.put, []
@@ -128,6 +128,7 @@ def test_what_was_interrupted_goes_on_and_leaves_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(TileStore, "put", interrupted)
     with pytest.raises(SystemExit, match="130"):
         infer(request(tmp_path, image, "filled.png"))
+    assert "error: interrupted; run the same command again to go on" in capsys.readouterr().err
     assert infer(request(tmp_path, image, "filled.png")) == 0
     assert (tmp_path / "filled.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
     again = len(puts)
