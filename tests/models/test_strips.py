@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from igll.models.strips import diagonal_sum, gather_strips
+from igll.models.strips import diagonal_sum, gather_strips, sum_rows
 
 CHANNELS, HEIGHT, WIDTH = 8, 8, 9
 
@@ -35,3 +35,9 @@ def test_sums_along_the_diagonal_and_their_gradients() -> None:
             expected_B = sum(matrix_BXY[:, i, j] for i, j in on)
             assert torch.allclose(sum_BXY[:, x, y], expected_B, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(diagonal_sum, matrix_BXY.requires_grad_())
+
+
+def test_rows_without_columns_add_up_to_rows_without_columns() -> None:
+    table_BMP = torch.zeros(2, 5, 0)
+    sum_BMP = sum_rows(table_BMP, torch.tensor([[[0, 4]], [[3, 3]]]), torch.ones(2, 1, 2))
+    assert sum_BMP.shape == (2, 1, 0)
