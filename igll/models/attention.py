@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from igll.models.hole_layout import HoleLayout
 from igll.models.tokens import Packed, to_feature, to_tokens
 
+_QUERY_BLOCK = 256  # how many queries of a head a thread takes at once on a CPU
+
 
 class Projected(NamedTuple):
     """What attention works on.
@@ -160,13 +162,33 @@ class GlobalAttention(nn.Module):
         )
         sources = projected.sources
         mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if mask is None and _is_uneven(query):
+            attended = _attend_evenly(query, key, value)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
 
     def _by_head(self, tokens_BMC: Tensor) -> Tensor:
         """Tokens as (B, heads, M, channels per head)."""
         return tokens_BMC.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
+
+
+def _is_uneven(query_BGMC: Tensor) -> bool:
+    """Whether some threads of a CPU would idle, which take a head's queries in blocks that may not go up."""
+    if query_BGMC.device.type != "cpu" or query_BGMC.shape[:2].numel() > 1 or torch.compiler.is_compiling():
+        return False
+    queries, at_once = query_BGMC.shape[2], _QUERY_BLOCK * torch.get_num_threads()
+    return -queries % at_once > queries / 10
+
+
+def _attend_evenly(query_11MC: Tensor, key_11KC: Tensor, value_11KC: Tensor) -> Tensor:
+    """Attention of one head in one image, its queries dealt out to threads as if to heads of equal keys."""
+    queries, shares = query_11MC.shape[2], torch.get_num_threads()
+    dealt_1GMC = F.pad(query_11MC, (0, 0, 0, -queries % shares)).unflatten(2, (shares, -1)).flatten(1, 2)
+    key_1GKC, value_1GKC = (tokens.expand(-1, shares, -1, -1) for tokens in (key_11KC, value_11KC))
+    attended_1GMC = F.scaled_dot_product_attention(dealt_1GMC, key_1GKC, value_1GKC)
+    return attended_1GMC.flatten(1, 2)[:, None, :queries]
 
 
 def one_token(hole_B1HW: Tensor, row: int, column: int) -> Packed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -129,6 +129,47 @@ def test_equals_the_dense_equations_in_float64(heads: int, position: bool, keys:
     out_BCHW = attention(features().double(), holes())
     expected_BCHW = dense_attention(attention, features().double(), holes())
     assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("keys", KEYS)
+def test_one_image_is_the_same_however_many_threads_share_it(keys: Keys, threads: int) -> None:
+    attention, before = module(keys=keys), torch.get_num_threads()
+    feature_BCHW = features().double().requires_grad_()
+    expected_BCHW = dense_attention(attention.double(), feature_BCHW, holes())
+    torch.set_num_threads(threads)
+    try:
+        filled = [
+            attention(feature_BCHW[image : image + 1], holes()[image : image + 1]) for image in range(6)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    out_BCHW = torch.cat(filled)
+    assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-12)
+    weight_BCHW = torch.randn(out_BCHW.shape, generator=torch.Generator().manual_seed(3)).double()
+    found, wanted = (
+        torch.autograd.grad((o * weight_BCHW).sum(), feature_BCHW)[0] for o in (out_BCHW, expected_BCHW)
+    )
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_queries_are_dealt_out_where_threads_would_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image's are, unless blocks of 256 go up anyway; of a batch's there are blocks enough."""
+    seen: list[tuple[int, ...]] = []
+    attend = F.scaled_dot_product_attention
+
+    def listening(query: Tensor, key: Tensor, value: Tensor, **others: Any) -> Tensor:
+        seen.append(tuple(query.shape[:3]))
+        return attend(query, key, value, **others)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", listening)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    attention = module()
+    for rows, batch in ((16, 1), (13, 1), (13, 2)):
+        hole_B1HW = torch.zeros(batch, 1, 32, 32, dtype=torch.bool)
+        hole_B1HW[:, :, :rows] = True
+        attention(features(batch, 32, 32), hole_B1HW)
+    assert seen == [(1, 1, 512), (1, 2, 208), (2, 1, 416)]
 
 
 @pytest.mark.parametrize("keys", KEYS)
