@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from igll.arguments import Parser
 from igll.errors import InputError, NumericsError, OutputError, ProcessEndedError, interruptions_first
+from igll.heap import keep_freed_memory
 from igll.launch import launch
 from igll.weights import ACCEPTED, BEST
 
@@ -322,6 +323,7 @@ def shared(work: Callable[[], int]) -> Callable[[], int]:
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
+    keep_freed_memory()
     try:
         with interruptions_first():
             code = work()

@@ -1,0 +1,51 @@
+"""Freed memory stays with the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+TEN_TIMES = """
+import resource, sys
+import torch
+from igll.heap import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    blocks = [torch.zeros(2**21) for _ in range(5)]  # 8 MiB each
+work()
+before = faults()
+for _ in range(10):
+    work()
+print((faults() - before) * resource.getpagesize())
+"""
+
+
+def refetched(how: str, **environment: str) -> int:
+    """Bytes that the system hands out anew while ten rounds take and free 40 MiB each."""
+    names = (name for name in os.environ if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES")
+    ran = subprocess.run(
+        [sys.executable, "-c", TEN_TIMES, how],
+        env={name: os.environ[name] for name in names} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings")
+def test_freed_memory_is_used_again() -> None:
+    assert refetched("keep") < 40 * 2**20  # once at most, as the heap grows
+    assert refetched("leave") > 5 * 40 * 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings")
+def test_what_the_environment_says_holds() -> None:
+    assert refetched("keep", MALLOC_TRIM_THRESHOLD_="131072") > 5 * 40 * 2**20
