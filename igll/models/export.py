@@ -77,10 +77,14 @@ class GridHole(NamedTuple):
     Attributes:
         hole_B1HW: Bool, True where the token lies in the hole.
         window: The whole frame is painted.
+        canvas: The same.
+        canvas_in_window: The same.
     """
 
     hole_B1HW: Tensor
     window: None = None
+    canvas: None = None
+    canvas_in_window: None = None
 
 
 class _WrittenOut(Generator):

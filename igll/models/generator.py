@@ -13,6 +13,7 @@ from igll.models.exemplar import fill_by_example
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
+    CANVAS_MARGIN,
     WINDOW_MARGIN,
     composite,
     hole_on_grid,
@@ -86,7 +87,7 @@ class Generator(InpaintingNetwork):
     def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout:
         """What follows from the mask alone; see :meth:`InpaintingNetwork.layout`."""
         hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW.cpu() > 0.5).float()))
-        return HoleLayout.of(hole_B1HW, None if whole_frame else WINDOW_MARGIN)
+        return HoleLayout.of(hole_B1HW, None if whole_frame else (WINDOW_MARGIN, CANVAS_MARGIN))
 
     def fill(
         self,
@@ -117,7 +118,7 @@ class Generator(InpaintingNetwork):
         return GeneratorOutput(
             pixel[crop],
             composite(second, image, mask)[crop],
-            (first[crop], second[crop]) if layout.window is None else (),
+            (first[crop], second[crop]) if layout.canvas is None else (),
             None if edge_logits is None else edge_logits[crop],
         )
 

@@ -40,15 +40,23 @@ class Window(NamedTuple):
 
     def crop_pixels(self, image_BCHW: Tensor, cell: int) -> Tensor:
         """Cut the window out of an image of ``cell`` × ``cell`` pixels per token."""
-        return F.pixel_shuffle(self.crop(F.pixel_unshuffle(image_BCHW, cell)), cell)
+        pixels_BNC, index_BM = self._pixels(image_BCHW, cell)
+        return to_feature(take_rows(pixels_BNC, index_BM), cell * self.height, cell * self.width)
 
     def put_pixels(self, image_BCHW: Tensor, part_BCHW: Tensor, cell: int) -> Tensor:
         """The image with the window replaced by what :meth:`crop_pixels` would cut out of it."""
-        height, width = (side // cell for side in image_BCHW.shape[-2:])
-        tokens_BNC = to_tokens(F.pixel_unshuffle(image_BCHW, cell))
-        part_BMC = to_tokens(F.pixel_unshuffle(part_BCHW, cell))
-        put_BNC = put_rows(tokens_BNC, self.index_BM, part_BMC)
-        return F.pixel_shuffle(to_feature(put_BNC, height, width), cell)
+        pixels_BNC, index_BM = self._pixels(image_BCHW, cell)
+        return to_feature(put_rows(pixels_BNC, index_BM, to_tokens(part_BCHW)), *image_BCHW.shape[-2:])
+
+    def _pixels(self, image_BCHW: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+        """An image's pixels as rows of memory, and which of them the window holds, row-major."""
+        columns = image_BCHW.shape[3] // cell
+        row_BM, column_BM = self.index_BM // columns, self.index_BM % columns
+        corner_BM = cell * (row_BM * image_BCHW.shape[3] + column_BM)
+        step_S = torch.arange(cell, device=corner_BM.device)
+        inside_S1S = step_S[:, None, None] * image_BCHW.shape[3] + step_S
+        index_BHSWS = corner_BM.view(-1, self.height, 1, self.width, 1) + inside_S1S
+        return to_tokens(image_BCHW.contiguous(memory_format=torch.channels_last)), index_BHSWS.flatten(1)
 
 
 class Foreground(NamedTuple):
@@ -139,6 +147,8 @@ class HoleLayout(NamedTuple):
         has_patches_B: Whether there are any.
         some_without_patches: Whether any image has none.
         window: The part of the grid that the hole's pixels are painted from; None for all of it.
+        canvas: The part that is painted, within the window; None for all of the grid.
+        canvas_in_window: The same, its tokens counted within the window.
     """
 
     hole_B1HW: Tensor
@@ -152,14 +162,17 @@ class HoleLayout(NamedTuple):
     has_patches_B: Tensor
     some_without_patches: bool
     window: Window | None
+    canvas: Window | None
+    canvas_in_window: Window | None
 
     @classmethod
-    def of(cls, hole_B1HW: Tensor, margin: int | None = None) -> HoleLayout:
+    def of(cls, hole_B1HW: Tensor, margins: tuple[int, int] | None = None) -> HoleLayout:
         """Work out the layout of a batch, on the CPU.
 
         Args:
             hole_B1HW: Bool, True where the token lies in the hole; on any device.
-            margin: Tokens around the hole that the window takes in; None for no window.
+            margins: Tokens around the hole that the window takes in, and those that the canvas does, which
+                are no more; None for neither.
 
         Returns:
             The layout, on the CPU.
@@ -170,6 +183,7 @@ class HoleLayout(NamedTuple):
         source_B1HW = F.max_pool2d(centre_B1HW.float(), (1, 3), stride=1, padding=(0, 1))
         holes, sources = pack(hole_BN), pack(source_B1HW.flatten(1) > 0)
         has_background_B = ~hole_BN.all(1)
+        window, canvas = (_window(hole_B1HW, margin) for margin in margins) if margins else (None, None)
         return cls(
             hole_B1HW,
             holes,
@@ -181,12 +195,17 @@ class HoleLayout(NamedTuple):
             centre_BN.gather(1, sources.index_BM),
             centre_BN.any(1),
             not bool(centre_BN.any(1).all()),
-            None if margin is None else _window(hole_B1HW, margin),
+            window,
+            canvas,
+            canvas if canvas is None or window is None else _within(canvas, window, hole_B1HW.shape[3]),
         )
 
     def to(self, device: torch.device) -> HoleLayout:
         """The same on another device."""
-        window = self.window
+        window, canvas, inside = (
+            part and part._replace(index_BM=part.index_BM.to(device, non_blocking=True))
+            for part in (self.window, self.canvas, self.canvas_in_window)
+        )
         return self._replace(
             hole_B1HW=self.hole_B1HW.to(device, non_blocking=True),
             holes=self.holes.to(device),
@@ -196,7 +215,9 @@ class HoleLayout(NamedTuple):
             sources=self.sources.to(device),
             is_centre_BY=self.is_centre_BY.to(device, non_blocking=True),
             has_patches_B=self.has_patches_B.to(device, non_blocking=True),
-            window=window and window._replace(index_BM=window.index_BM.to(device, non_blocking=True)),
+            window=window,
+            canvas=canvas,
+            canvas_in_window=inside,
         )
 
 
@@ -230,6 +251,15 @@ def _window(hole_B1HW: Tensor, margin: int) -> Window | None:
         for (starts, _), side, length in zip((rows, columns), grid, size, strict=True)
     )
     return Window((row_BH[:, :, None] * grid[1] + column_BW[:, None]).flatten(1), *size)
+
+
+def _within(part: Window, whole: Window, columns: int) -> Window:
+    """A window on a grid of so many columns as one on the grid that a larger window is."""
+    row_BM, column_BM = (
+        of_grid(part.index_BM, columns) - of_grid(whole.index_BM[:, :1], columns)
+        for of_grid in (torch.floor_divide, torch.remainder)
+    )
+    return part._replace(index_BM=row_BM * whole.width + column_BM)
 
 
 def _extents(taken_BX: Tensor, margin: int) -> tuple[Tensor, Tensor]:

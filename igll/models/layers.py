@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from igll.models.hole_layout import HoleLayout
 
 STRIDE = 4  # the feature grid is a quarter of the image on each side
-# How many tokens beyond the hole its pixels depend on, from the attention's result on: two convolutions, and
-# the decoder's two at a quarter, two at half and three at full resolution, 15 pixels in all.
-WINDOW_MARGIN = 6
+# How many tokens beyond the hole its pixels depend on: from the attention's result on, two convolutions, and
+# the decoder's two at a quarter, two at half and three at full resolution, 15 pixels in all; from the first
+# enlargement on, the last five of these.
+WINDOW_MARGIN, CANVAS_MARGIN = 6, 2
 
 
 class ConvELU(nn.Sequential):
@@ -128,6 +129,12 @@ class Decoder(nn.Sequential):
 def in_window(feature_BCHW: Tensor, layout: HoleLayout) -> Tensor:
     """The part of a feature map that the hole's pixels are painted from."""
     return feature_BCHW if layout.window is None else layout.window.crop(feature_BCHW)
+
+
+def on_canvas(feature_BCHW: Tensor, layout: HoleLayout) -> Tensor:
+    """The part of the window's feature map that is painted."""
+    canvas = layout.canvas_in_window
+    return feature_BCHW if canvas is None else canvas.crop(feature_BCHW)
 
 
 def initialise_convolutions(module: nn.Module) -> None:

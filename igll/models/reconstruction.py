@@ -17,6 +17,7 @@ from igll.models.layers import (
     FeatureBranch,
     in_window,
     initialise_convolutions,
+    on_canvas,
 )
 
 _RESIDUAL_GAIN = 0.3  # of a layer that is added to its input: five in a row then grow the signal by a fifth
@@ -69,7 +70,7 @@ class ReconstructionNet(nn.Module):
         layout: HoleLayout,
         example_BCHW: Tensor | None = None,
     ) -> Tensor:
-        """Return the prediction_BCHW in [-1, 1] for the layout's window; around it, the input.
+        """Return the prediction_BCHW in [-1, 1] for the layout's canvas; around it, the input.
 
         Args:
             image_BCHW: Image whose hole holds the net's starting point.
@@ -81,22 +82,22 @@ class ReconstructionNet(nn.Module):
         input_BCHW = torch.cat([image_BCHW, *(guide.to(image_BCHW.dtype) for guide in guides)], 1)
         input_BCHW = input_BCHW.contiguous(memory_format=torch.channels_last)
         output_BCHW = self.paint(input_BCHW, layout).to(image_BCHW.dtype)
-        window = layout.window
+        canvas = layout.canvas
         if example_BCHW is not None:
             detail_BCHW = detail_of(example_BCHW, prior_BCHW[:, -1:])
-            if window is not None:
-                detail_BCHW = window.crop_pixels(detail_BCHW, STRIDE)
+            if canvas is not None:
+                detail_BCHW = canvas.crop_pixels(detail_BCHW, STRIDE)
             trust_B1HW = output_BCHW[:, -1:].sigmoid()
             output_BCHW = output_BCHW[:, :-1] + trust_B1HW * detail_BCHW
         if self.residual:
             output_BCHW = output_BCHW + (
-                image_BCHW if window is None else window.crop_pixels(image_BCHW, STRIDE)
+                image_BCHW if canvas is None else canvas.crop_pixels(image_BCHW, STRIDE)
             )
         output_BCHW = output_BCHW.clamp(-1.0, 1.0)
-        return output_BCHW if window is None else window.put_pixels(image_BCHW, output_BCHW, STRIDE)
+        return output_BCHW if canvas is None else canvas.put_pixels(image_BCHW, output_BCHW, STRIDE)
 
     def paint(self, input_BCHW: Tensor, layout: HoleLayout) -> Tensor:
-        """What the last convolution gives for the layout's window, a gate last of all with an exemplar.
+        """What the last convolution gives for the layout's canvas, a gate last of all with an exemplar.
 
         Args:
             input_BCHW: Image, exemplar and edge (if any) and mask channels of the whole frame.
@@ -106,7 +107,10 @@ class ReconstructionNet(nn.Module):
             in_window(self.feature_branch(input_BCHW), layout),
             self.attention_branch(input_BCHW, layout),
         ]
-        output_BCHW: Tensor = self.decoder(torch.cat(features, 1))
+        join, mix_quarter, *larger = self.decoder
+        output_BCHW = on_canvas(mix_quarter(join(torch.cat(features, 1))), layout)
+        for layer in larger:
+            output_BCHW = layer(output_BCHW)
         return output_BCHW
 
 
@@ -151,15 +155,14 @@ class SkippingNet(ReconstructionNet):
             after_BCHW = layer(feature_BCHW)
             feature_BCHW = feature_BCHW + after_BCHW if number >= _RESIDUAL_FROM else after_BCHW
         features = [in_window(feature_BCHW, layout), self.attention_branch(input_BCHW, layout)]
-        window = layout.window
-        if window is not None:
-            half_BCHW = window.crop_pixels(half_BCHW, STRIDE // 2)
-            full_BCHW = window.crop_pixels(full_BCHW, STRIDE)
+        canvas = layout.canvas
+        if canvas is not None:
+            half_BCHW = canvas.crop_pixels(half_BCHW, STRIDE // 2)
+            full_BCHW = canvas.crop_pixels(full_BCHW, STRIDE)
         join, mix_quarter, enlarge, mix_half, enlarge_more, narrow, last = self.decoder
         joined_BCHW = join(torch.cat(features, 1))
-        enlarged_BCHW = enlarge.get_submodule("0")(joined_BCHW + mix_quarter(joined_BCHW)) + self.skip_half(
-            half_BCHW
-        )
+        quarter_BCHW = on_canvas(joined_BCHW + mix_quarter(joined_BCHW), layout)
+        enlarged_BCHW = enlarge.get_submodule("0")(quarter_BCHW) + self.skip_half(half_BCHW)
         joined_BCHW = F.elu(enlarged_BCHW)
         enlarged_BCHW = enlarge_more.get_submodule("0")(joined_BCHW + mix_half(joined_BCHW)) + self.skip_full(
             full_BCHW

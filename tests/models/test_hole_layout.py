@@ -9,7 +9,7 @@ from torch import Tensor
 
 from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
-from igll.models.layers import WINDOW_MARGIN
+from igll.models.layers import CANVAS_MARGIN, WINDOW_MARGIN
 
 HEIGHT, WIDTH = 20, 26
 
@@ -76,9 +76,9 @@ def test_sources_are_centres_of_patches_and_those_beside_them() -> None:
 @pytest.mark.parametrize("margin", [0, 2, 4])
 def test_windows_hold_every_hole_and_its_margin_and_are_no_larger(margin: int) -> None:
     hole_B1HW = holes()[:1]
-    window = HoleLayout.of(hole_B1HW, margin).window
+    window = HoleLayout.of(hole_B1HW, (margin, 0)).window
     assert window is not None and (window.height, window.width) == (3 + 2 * margin, 5 + 2 * margin)
-    every = HoleLayout.of(holes(), margin).window
+    every = HoleLayout.of(holes(), (margin, 0)).window
     assert every is not None
     grid = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)
     for hole_1HW, index_M in zip(holes(), every.index_BM, strict=True):
@@ -93,13 +93,28 @@ def test_windows_hold_every_hole_and_its_margin_and_are_no_larger(margin: int) -
 def test_a_window_of_nearly_everything_is_everything() -> None:
     hole_B1HW = torch.zeros(1, 1, HEIGHT, WIDTH, dtype=torch.bool)
     hole_B1HW[..., 1:, :] = True
-    assert HoleLayout.of(hole_B1HW, 0).window is None
-    assert HoleLayout.of(hole_B1HW).window is None
+    for layout in (HoleLayout.of(hole_B1HW, (0, 0)), HoleLayout.of(hole_B1HW)):
+        assert layout.window is layout.canvas is layout.canvas_in_window is None
+
+
+@pytest.mark.parametrize("margins", [(4, 1), (2, 2), (100, 1)])
+def test_a_canvas_is_found_within_its_window(margins: tuple[int, int]) -> None:
+    layout = HoleLayout.of(holes(), margins)
+    assert layout.canvas is not None and layout.canvas_in_window is not None
+    assert (layout.window is None) == (margins[0] == 100)
+    feature_BCHW = torch.randn(len(holes()), 2, HEIGHT, WIDTH)
+    windows_BCHW = feature_BCHW if layout.window is None else layout.window.crop(feature_BCHW)
+    assert torch.equal(layout.canvas_in_window.crop(windows_BCHW), layout.canvas.crop(feature_BCHW))
+    near_B1HW = F.max_pool2d(holes().float(), 3, stride=1, padding=1) > 0
+    painted_B1HW = layout.canvas.put_pixels(
+        torch.zeros_like(near_B1HW), torch.ones_like(layout.canvas.crop(near_B1HW)), 1
+    )
+    assert (painted_B1HW | ~near_B1HW).all()
 
 
 def test_what_is_cut_out_is_put_back() -> None:
     image_BCHW = torch.randn(5, 3, 4 * HEIGHT, 4 * WIDTH, generator=torch.Generator().manual_seed(0))
-    window = HoleLayout.of(holes(), 1).window
+    window = HoleLayout.of(holes(), (1, 1)).window
     assert window is not None
     part_BCHW = window.crop_pixels(image_BCHW, 4)
     for image, part, index_M in zip(image_BCHW, part_BCHW, window.index_BM, strict=True):
@@ -112,20 +127,22 @@ def test_what_is_cut_out_is_put_back() -> None:
     assert torch.equal(window.crop_pixels(changed_BCHW, 4), part_BCHW + 1)
 
 
-def test_the_margin_is_as_wide_as_it_has_to_be() -> None:
+def test_the_margins_are_as_wide_as_they_have_to_be() -> None:
     """Some pixel of the hole depends on a token as far away as the margin, and on none beyond."""
     torch.manual_seed(0)
     net = Generator(width=4, position_grid=8, structure_prior="none").pirn
     hole_B1HW = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
     hole_B1HW[..., 20, 20] = True
+    net.decoder[1].register_forward_hook(lambda _, __, mixed_BCHW: mixed.append(mixed_BCHW))
+    mixed: list[Tensor] = []
     attended_BCHW = torch.randn(1, 16, 40, 40, requires_grad=True)
-    decoded_BCHW = net.decoder(torch.cat([attended_BCHW, net.attention_branch.after(attended_BCHW)], 1))
+    features_BCHW = torch.cat([attended_BCHW, net.attention_branch.after(attended_BCHW)], 1)
+    decoded_BCHW = net.decoder(features_BCHW)
     hole_pixel_BCHW = F.interpolate(hole_B1HW.float(), scale_factor=4).bool().expand_as(decoded_BCHW)
-    decoded_BCHW[hole_pixel_BCHW].sum().backward()
-    assert attended_BCHW.grad is not None
-    rows = attended_BCHW.grad[0].abs().sum((0, 2)).nonzero()[:, 0]
-    reach = max(20 - int(rows.min()), int(rows.max()) - 20)
-    assert reach == WINDOW_MARGIN
+    reached = torch.autograd.grad(decoded_BCHW[hole_pixel_BCHW].sum(), (attended_BCHW, *mixed))
+    for gradient_BCHW, margin in zip(reached, (WINDOW_MARGIN, CANVAS_MARGIN), strict=True):
+        rows = gradient_BCHW[0].abs().sum((0, 2)).nonzero()[:, 0]
+        assert max(20 - int(rows.min()), int(rows.max()) - 20) == margin
 
 
 @pytest.mark.parametrize("prior", ["none", "learned"])
