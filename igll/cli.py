@@ -252,7 +252,10 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
     def work() -> int:
         from igll.demo.server import DemoRequest, serve
 
-        serve(DemoRequest(**vars(options)))
+        try:
+            serve(DemoRequest(**vars(options)))
+        except KeyboardInterrupt:
+            return 130  # how it ends: nothing failed
 
     try:
         exit_with(work)

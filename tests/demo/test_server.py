@@ -50,12 +50,9 @@ def test_checkpoint_and_method_exclude_each_other():
     assert done.returncode == 2 and "not allowed with" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "message"),
-    [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")],
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_it_and_leave_no_file(
-    tmp_path: Path, tmp_path_factory, number: signal.Signals, code: int, message: str
+    tmp_path: Path, tmp_path_factory, number: signal.Signals, code: int
 ):
     pytest.importorskip("gradio", reason="gradio is not installed")
     compiled = tmp_path_factory.mktemp("torch")  # torch's own, made once for all programs
@@ -75,5 +72,5 @@ def test_signals_end_it_and_leave_no_file(
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == code
-    assert errors == message
+    assert errors == ""
     assert not any(tmp_path.iterdir())
