@@ -51,10 +51,10 @@ class Window(NamedTuple):
     def _pixels(self, image_BCHW: Tensor, cell: int) -> tuple[Tensor, Tensor]:
         """An image's pixels as rows of memory, and which of them the window holds, row-major."""
         columns = image_BCHW.shape[3] // cell
-        row_BM, column_BM = self.index_BM // columns, self.index_BM % columns
-        corner_BM = cell * (row_BM * image_BCHW.shape[3] + column_BM)
-        step_S = torch.arange(cell, device=corner_BM.device)
-        inside_S1S = step_S[:, None, None] * image_BCHW.shape[3] + step_S
+        # Rows of tokens are ``cell`` rows of pixels.
+        corner_BM = cell * (self.index_BM + (cell - 1) * columns * (self.index_BM // columns))
+        step_S = torch.arange(cell * image_BCHW.shape[3], device=corner_BM.device)
+        inside_S1S = step_S.view(cell, 1, -1)[..., :cell]
         index_BHSWS = corner_BM.view(-1, self.height, 1, self.width, 1) + inside_S1S
         return to_tokens(image_BCHW.contiguous(memory_format=torch.channels_last)), index_BHSWS.flatten(1)
 

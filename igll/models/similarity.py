@@ -225,7 +225,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         Returns:
             score_BMY; minus infinity for a source that is no patch's centre.
         """
-        first, last = _span(layout.foreground.reach_2M[:, some])
+        first, last = _span(layout.foreground.reach_2M, some, matching.asking_BXS.shape[1])
         asking_BXS, source_BYS = matching.asking_BXS[:, first : last + 1], matching.source_BYS
         neighbour_BMO = (layout.foreground.neighbour_BMO[:, some] - first).clamp(0, last - first)
         weight_BMO, sources = matching.weight_BMO[:, some], source_BYS.shape[1]
@@ -250,7 +250,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         strip_BXS = torch.zeros_like(matching.asking_BXS)
         for start, stop in _pieces(layout.holes.index_BM.shape[1], source_BYS.shape[0] * source_BYS.shape[1]):
             share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
-            first, last = _span(foreground.slot_2M[:, start:stop])
+            first, last = _span(foreground.slot_2M, slice(start, stop), strip_BXS.shape[1])
             for low, high in _pieces(last + 1 - first, source_BYS.shape[0] * source_BYS.shape[1]):
                 left, right = max(low - 1, 0), min(high + 1, last + 1 - first)
                 place_BX = foreground.place_BX[:, first + left : first + right]
@@ -268,9 +268,11 @@ class FlexibleFeatureSimilarity(nn.Module):
         return sum_rows(piece_BZC, foreground.column_BMT * 3 + element_T, weight_BMT)
 
 
-def _span(slots_2M: Tensor) -> tuple[int, int]:
-    """First and last entry of the foreground that some of its entries are added up with."""
-    return int(slots_2M[0].min()) - 1, int(slots_2M[1].max()) + 1
+def _span(slots_2M: Tensor, some: slice, entries: int) -> tuple[int, int]:
+    """First and last of so many entries of the foreground that some hole tokens are added up with."""
+    if some == slice(0, slots_2M.shape[1]):
+        return 0, entries - 1  # without a look at a value, at which torch.compile would cut its graph
+    return int(slots_2M[0, some].min()) - 1, int(slots_2M[1, some].max()) + 1
 
 
 def _pieces(count: int, each: int) -> Iterator[tuple[int, int]]:
