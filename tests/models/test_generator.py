@@ -348,3 +348,25 @@ def test_the_signal_keeps_its_size_through_all_layers(net: str) -> None:
             layer.reset_parameters()
     *hidden, last = spread_of_layers(faded, net)
     assert hidden[-1] < 0.02 * hidden[0]
+
+
+def test_torch_compile_gets_a_pass_as_one_graph() -> None:
+    """Any look at a value would cut it."""
+    torch.manual_seed(0)
+    net = Generator(
+        width=4, position_grid=8, structure_prior="learned", prefill="harmonic", residual=True, skips=True
+    )
+    image, mask = torch.rand(1, 3, 64, 64) * 2 - 1, torch.zeros(1, 1, 64, 64)
+    mask[..., 20:40, 10:50] = 1
+    graphs = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        layout = net.layout(mask, whole_frame=False)
+        found = torch.compile(net.fill, backend=counted)(image, mask, layout=layout)
+        wanted = net.fill(image, mask, layout=layout)
+    assert len(graphs) == 1
+    assert torch.equal(found.perception_BCHW, wanted.perception_BCHW)
