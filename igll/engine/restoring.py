@@ -103,8 +103,8 @@ def check_progress(saved: dict[str, Any], source: str) -> None:
     if not isinstance(best, float) or math.isnan(best):
         raise InputError(f"{source}: damaged, its best score is {str(best)[:40]!r}")
     try:
-        torch.Generator().set_state(saved["random_state"])
-    except (KeyError, RuntimeError, TypeError):
+        torch.Generator().set_state(saved["random_state"].cpu())  # a checkpoint comes on the run's device
+    except (AttributeError, KeyError, RuntimeError, TypeError):
         raise InputError(
             f"{source}: damaged, its state of random numbers is none of this version of torch"
         ) from None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from igll.engine.checkpoint import load_checkpoint, save_checkpoint
+from igll.engine.restoring import check_progress
 from igll.engine.state import build_state
 from igll.errors import InputError
 
@@ -59,6 +60,14 @@ def test_random_numbers_that_are_none_are_refused_before_anything_moves(small, t
     with pytest.raises(InputError, match=r"last\.pt: damaged, its state of random numbers"):
         state.load(path, config, CPU)
     assert all(torch.equal(state.generator.state_dict()[name], value) for name, value in before.items())
+
+
+def test_random_numbers_are_checked_on_the_host_wherever_a_checkpoint_was_loaded():
+    class OnAnotherDevice:
+        def cpu(self) -> torch.Tensor:
+            return torch.get_rng_state()
+
+    check_progress({"step": 3, "best": 1.0, "random_state": OnAnotherDevice()}, "last.pt")
 
 
 def test_settings_of_an_optimiser_are_those_configured_now(small, tmp_path: Path):
