@@ -13,6 +13,7 @@ from igll.distributed import average_gradients, average_terms
 from igll.engine.devices import mixed_precision
 from igll.engine.objectives import Batch, Objectives, Terms
 from igll.engine.state import TrainState, judges_edges
+from igll.losses.precision import full_precision
 from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator
 from igll.models.discriminator import Judgement, weights_once
@@ -148,7 +149,8 @@ def _gradient_norm(optimizer: torch.optim.Adam, loss: Tensor, clip: float) -> Te
     Gradient and norm are those of the whole batch: from here on all processes do the same.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with full_precision(loss):  # the discriminator's comes within autocast
+        loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     average_gradients(parameters)
     if clip:
@@ -160,6 +162,8 @@ def _update(optimizer: torch.optim.Adam, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
+    # Within autocast 16-bit copies of weights are kept, which now are those of the step before.
+    torch.clear_autocast_cache()
 
 
 @torch.no_grad()

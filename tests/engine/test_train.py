@@ -184,6 +184,21 @@ def test_five_discriminator_steps_per_generator_step(small, tmp_path, monkeypatc
     assert [updates.count(optimizer) for optimizer in dict.fromkeys(updates)] == [10, 2]
 
 
+def test_in_mixed_precision_a_network_is_seen_with_the_weights_of_its_last_update():
+    """Autocast keeps 16-bit copies of weights as long as its context lasts, which is several updates."""
+    torch.manual_seed(0)
+    network, input_BC = torch.nn.Linear(4, 4), torch.rand(3, 4)
+    optimizer = torch.optim.Adam(network.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        stepping._gradient_norm(optimizer, network(input_BC).float().square().sum(), 0.0)
+        before = network(input_BC)
+        stepping._update(optimizer, 0.5)
+        after = network(input_BC)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(after, network(input_BC))
+    assert not torch.equal(after, before)
+
+
 def test_a_hole_filled_exactly_does_not_freeze_the_best_checkpoint(small, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "igll.engine.validate.hole_psnr",
