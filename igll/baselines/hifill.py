@@ -252,7 +252,7 @@ def aggregate_residual(residual_BCHW: Tensor, attention_BNN: Tensor, filled_B1hw
     aggregated_BNF = torch.stack(
         [
             torch.zeros_like(cells_NF).index_copy(
-                0, chosen, attention_NN[chosen].to(cells_NF.dtype) @ cells_NF
+                0, chosen, (attention_NN[chosen].to(cells_NF.dtype) @ cells_NF).to(cells_NF.dtype)
             )
             for cells_NF, attention_NN, chosen in zip(
                 cells_BNF,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from igll.engine.bench_cases import Case
+from igll.errors import InputError
 
 Row = dict[str, Any]
 MEASURED, SKIPPED, FAILED = "measured", "skipped", "n/a"
@@ -61,7 +62,10 @@ class TooLongError(Exception):
 
 
 class Guarded:
-    """Turns running out of memory, and any failure of torch.compile, into a row's reason."""
+    """Turns what goes wrong in a case, running out of memory among it, into the row's reason.
+
+    One network that fails costs no other its measurement. Wrong input and what takes too long get through.
+    """
 
     def __init__(self, row: Row) -> None:
         self._row = row
@@ -70,15 +74,14 @@ class Guarded:
         return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, TooLongError):
+        if not isinstance(error, Exception) or isinstance(error, TooLongError | InputError):
             return False
         if is_out_of_memory(error):
             skip(self._row, f"out of memory: {_first_line(error)}")
             return True
-        if self._row["mode"] == "compiled":
-            self._row["status"], self._row["reason"] = FAILED, f"torch.compile: {_first_line(error)}"
-            return True
-        return False
+        where = "torch.compile: " if self._row["mode"] == "compiled" else ""
+        self._row["status"], self._row["reason"] = FAILED, f"{where}{_first_line(error)}"
+        return True
 
 
 def skip(row: Row, reason: str) -> None:

@@ -180,13 +180,18 @@ def test_no_memory_left_skips_the_case_and_the_next_goes_on(
     assert rows[1]["reason"].startswith("out of memory") and "memory" in rows[1]["reason"]
 
 
-def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
+def test_a_network_that_fails_is_named_and_costs_no_other_its_row(monkeypatch: pytest.MonkeyPatch):
+    forward = bench_inference.Runner.forward
+
     def failing(self):
-        raise RuntimeError("an illegal memory access was encountered")
+        if self.case.model == "igll":
+            raise RuntimeError("expected the same dtype\nmore")
+        forward(self)
 
     monkeypatch.setattr(bench_inference.Runner, "forward", failing)
-    with pytest.raises(RuntimeError, match="illegal"):
-        measured([Case("igll", 64, 1, 25)])
+    igll, hifill = measured([Case("igll", 64, 1, 25), Case("hifill", 64, 1, 25)])
+    assert (igll["status"], igll["reason"]) == ("n/a", "RuntimeError: expected the same dtype")
+    assert hifill["status"] == "measured"
 
 
 def test_a_network_that_does_not_compile_is_not_available_with_the_reason(monkeypatch: pytest.MonkeyPatch):
