@@ -51,6 +51,7 @@ def open_edge_cache(config: Config) -> tuple[EdgeCache, EdgeDetector]:
 
 
 @torch.inference_mode()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the cache serves every device
 def prepare_edge_maps(
     dataset: InpaintingDataset,
     cache: EdgeCache,

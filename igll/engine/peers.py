@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,9 +195,10 @@ def _timed_steps(config: Config) -> Iterator[float]:
         prepare_edge_maps(training, training.edges, detector, device)
     state = build_state(config, device)
     objectives = build_objectives(config).to(device)
-    for batch in training_batches(config, training, 0, ROUNDS, device):
+    layout_of = partial(state.generator.layout, whole_frame=objectives.whole_frame)
+    for batch in training_batches(config, training, 0, ROUNDS, device, layout_of):
         start = time.perf_counter()
         train_step(state, objectives, config, batch, training)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         yield time.perf_counter() - start

@@ -168,7 +168,8 @@ def _frechet_distance(real: _FeatureSet, fake: _FeatureSet) -> float:
     metric = fake.sums
     for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
         setattr(metric, state, getattr(real.sums, state))
-    return float(_on_one_thread(metric.compute))
+    # Eigenvalues of a matrix that is not symmetric are slow on a GPU, where torch has them at all.
+    return float(_on_one_thread(metric.to("cpu").compute))
 
 
 def _kernel_distance(real: _FeatureSet, fake: _FeatureSet) -> float:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igll.models.tokens import Packed, pack, put_rows, take_rows, to_feature, to_tokens
+from igll.models.tokens import Packed, pack, put_rows, take_rows, to_device, to_feature, to_tokens
 
 # Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
 OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
@@ -124,7 +124,7 @@ class Foreground(NamedTuple):
     def to(self, device: torch.device) -> Foreground:
         """The same on another device."""
         moved = {
-            name: value.to(device, non_blocking=True)
+            name: to_device(value, device)
             for name, value in self._asdict().items()
             if isinstance(value, Tensor) and name not in ("slot_2M", "reach_2M")
         }
@@ -203,18 +203,18 @@ class HoleLayout(NamedTuple):
     def to(self, device: torch.device) -> HoleLayout:
         """The same on another device."""
         window, canvas, inside = (
-            part and part._replace(index_BM=part.index_BM.to(device, non_blocking=True))
+            part and part._replace(index_BM=to_device(part.index_BM, device))
             for part in (self.window, self.canvas, self.canvas_in_window)
         )
         return self._replace(
-            hole_B1HW=self.hole_B1HW.to(device, non_blocking=True),
+            hole_B1HW=to_device(self.hole_B1HW, device),
             holes=self.holes.to(device),
             background=self.background.to(device),
-            has_background_B=self.has_background_B.to(device, non_blocking=True),
+            has_background_B=to_device(self.has_background_B, device),
             foreground=self.foreground.to(device),
             sources=self.sources.to(device),
-            is_centre_BY=self.is_centre_BY.to(device, non_blocking=True),
-            has_patches_B=self.has_patches_B.to(device, non_blocking=True),
+            is_centre_BY=to_device(self.is_centre_BY, device),
+            has_patches_B=to_device(self.has_patches_B, device),
             window=window,
             canvas=canvas,
             canvas_in_window=inside,

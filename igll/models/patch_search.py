@@ -15,7 +15,7 @@ _CROWDED = 20.0  # uses, in multiples of the mean, above which it costs no more
 _JUMPS = (1, 4)  # distances in cells at which neighbours are asked what they copy
 _SOURCES = 4_096  # at most so many patches are gone through while a hole is filled from its rim
 _PAIRS = 2**24  # distances, or values of patches, held at a time
-_IN_CACHE = 2**17  # values of patches compared at a time
+_IN_CACHE = 2**17  # values of patches compared at a time on a CPU
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _AROUND = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column)
 
@@ -181,7 +181,8 @@ class PatchSearch:
 
     def _costs(self, rows: Tensor, target_T: Tensor, source_T: Tensor) -> Tensor:
         """What it costs each target to be copied from its source: cost_T."""
-        at_once = max(_IN_CACHE // (self.level.side**2 * self.channels), 1)
+        values = _IN_CACHE if rows.device.type == "cpu" else _PAIRS
+        at_once = max(values // (self.level.side**2 * self.channels), 1)
         costs = []
         for place_R, source_R in zip(target_T.split(at_once), source_T.split(at_once), strict=True):
             apart_RV = self._patches(rows, place_R) - self._patches(self.known_rows, source_R)

@@ -38,11 +38,14 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> Packed:
         """The same on another device."""
-        return Packed(
-            self.index_BM.to(device, non_blocking=True),
-            self.valid_BM.to(device, non_blocking=True),
-            self.ragged,
-        )
+        return Packed(to_device(self.index_BM, device), to_device(self.valid_BM, device), self.ragged)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on another device; nobody waits for the copy, which for a GPU takes pinned memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def pack(chosen_BN: Tensor) -> Packed:
