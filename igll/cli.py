@@ -255,7 +255,7 @@ def demo(arguments: Sequence[str] | None = None) -> NoReturn:
         try:
             serve(DemoRequest(**vars(options)))
         except KeyboardInterrupt:
-            return 130  # how it ends: nothing failed
+            return 130  # how the page is closed: nothing failed
 
     try:
         exit_with(work)
@@ -326,8 +326,8 @@ def shared(work: Callable[[], int]) -> Callable[[], int]:
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
-    keep_freed_memory()
     try:
+        keep_freed_memory()
         with interruptions_first():
             code = work()
     except InputError as error:

@@ -6,18 +6,21 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _KEPT = 256 * 2**20
-_FROM_THE_HEAP = 32 * 2**20  # the most that glibc takes for the second
+_FROM_THE_HEAP = 32 * 2**20  # glibc refuses a larger M_MMAP_THRESHOLD; larger blocks still go back at once
+# With any of these in the environment, somebody has chosen.
+_CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
 def keep_freed_memory() -> None:
-    """Keep up to 256 MiB of freed memory for the next pass or step, which frees and asks for the same again.
+    """Let glibc keep freed memory, up to 256 MiB at the end of each heap, for the next pass or step.
 
-    glibc gives it back to the system and gets it page by page, which takes up to a tenth of a pass on a CPU.
-    Does nothing on other C libraries, and where the environment says how to allocate.
+    Otherwise it returns the memory to the system and gets it again page by page; see docs/performance.md.
+    Forked processes, such as a data loader's, inherit this. Does nothing without glibc's ``mallopt``, or if
+    the environment says how to allocate, by ``GLIBC_TUNABLES`` or variables such as ``MALLOC_TOP_PAD_``.
     """
-    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    chosen = any(name in os.environ for name in _CHOICES)
     if (
         not sys.platform.startswith("linux")
         or chosen

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from igll.models.hole_layout import HoleLayout
 from igll.models.tokens import Packed, to_feature, to_tokens
 
-_QUERY_BLOCK = 256  # how many queries of a head a thread takes at once on a CPU
+_QUERY_BLOCK = 256  # queries of a head that a CPU's thread takes at once, of 768 or more; of fewer, less
 
 
 class Projected(NamedTuple):
@@ -162,8 +162,9 @@ class GlobalAttention(nn.Module):
         )
         sources = projected.sources
         mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
-        if mask is None and _is_uneven(query):
-            attended = _attend_evenly(query, key, value)
+        shares = 1 if mask is not None else _shares(query)
+        if shares > 1:
+            attended = _attend_in_shares(query, key, value, shares)
         else:
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
@@ -174,17 +175,24 @@ class GlobalAttention(nn.Module):
         return tokens_BMC.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
 
 
-def _is_uneven(query_BGMC: Tensor) -> bool:
-    """Whether some threads of a CPU would idle, which take a head's queries in blocks that may not go up."""
-    if query_BGMC.device.type != "cpu" or query_BGMC.shape[:2].numel() > 1 or torch.compiler.is_compiling():
-        return False
-    queries, at_once = query_BGMC.shape[2], _QUERY_BLOCK * torch.get_num_threads()
-    return -queries % at_once > queries / 10
+def _shares(query_BGMC: Tensor) -> int:
+    """How many parts to deal queries into, so that no thread of a CPU idles; 1 leaves them together.
+
+    Threads take queries in blocks, which seldom go up where one head of one image is all there is: 3,136 are
+    13 blocks, of which one of two threads takes seven.
+    """
+    alone = query_BGMC.device.type == "cpu" and query_BGMC.shape[:2].numel() == 1
+    # The blocks are those of the fused kernel, whose switch holds for CPUs too.
+    if torch.compiler.is_compiling() or not alone or not torch.backends.cuda.flash_sdp_enabled():
+        return 1
+    queries, threads = query_BGMC.shape[2], torch.get_num_threads()
+    goes_up = -queries % (_QUERY_BLOCK * threads) <= queries / 10
+    return 1 if goes_up else min(threads, -(-queries // _QUERY_BLOCK))
 
 
-def _attend_evenly(query_11MC: Tensor, key_11KC: Tensor, value_11KC: Tensor) -> Tensor:
-    """Attention of one head in one image, its queries dealt out to threads as if to heads of equal keys."""
-    queries, shares = query_11MC.shape[2], torch.get_num_threads()
+def _attend_in_shares(query_11MC: Tensor, key_11KC: Tensor, value_11KC: Tensor, shares: int) -> Tensor:
+    """Attention of one head in one image, its queries dealt out as if to heads of equal keys and values."""
+    queries = query_11MC.shape[2]
     dealt_1GMC = F.pad(query_11MC, (0, 0, 0, -queries % shares)).unflatten(2, (shares, -1)).flatten(1, 2)
     key_1GKC, value_1GKC = (tokens.expand(-1, shares, -1, -1) for tokens in (key_11KC, value_11KC))
     attended_1GMC = F.scaled_dot_product_attention(dealt_1GMC, key_1GKC, value_1GKC)

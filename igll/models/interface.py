@@ -20,7 +20,7 @@ class GeneratorOutput(NamedTuple):
         pixel_BCHW: The first stage's composite in [-1, 1] (PIRN's); networks of one stage repeat the result.
         perception_BCHW: The last stage's composite in [-1, 1] (PERN's): the result.
         predictions: What each stage painted on the whole frame, before the known pixels were put back, in
-            order, at the size of the frame; none if the layout asked for the hole alone.
+            order, at the size of the frame; none where the layout has a part of it painted alone.
         edge_logits_B1HW: Completed edges before the sigmoid with the prior ``learned``, else None.
     """
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from igll.models.hole_layout import HoleLayout
 
 STRIDE = 4  # the feature grid is a quarter of the image on each side
-# How many tokens beyond the hole its pixels depend on: from the attention's result on, two convolutions, and
-# the decoder's two at a quarter, two at half and three at full resolution, 15 pixels in all; from the first
-# enlargement on, the last five of these.
+# How many tokens beyond the hole its pixels depend on. From the attention's result on: two convolutions, then
+# the decoder's two at a quarter, two at half and three at full resolution, 4 · 4 + 2 · 2 + 3 = 23 pixels.
+# From the first enlargement on: the last five, 2 · 2 + 3 = 7 pixels.
 WINDOW_MARGIN, CANVAS_MARGIN = 6, 2
 
 

@@ -269,7 +269,7 @@ class FlexibleFeatureSimilarity(nn.Module):
 
 
 def _span(slots_2M: Tensor, some: slice, entries: int) -> tuple[int, int]:
-    """First and last of so many entries of the foreground that some hole tokens are added up with."""
+    """First and last entry of the foreground, of so many, that some hole tokens need; all for all tokens."""
     if some == slice(0, slots_2M.shape[1]):
         return 0, entries - 1  # without a look at a value, at which torch.compile would cut its graph
     return int(slots_2M[0, some].min()) - 1, int(slots_2M[1, some].max()) + 1

@@ -64,7 +64,7 @@ def gather_strips(tokens_BNC: Tensor, centre_BX: Tensor, grid: tuple[int, int]) 
 def sum_rows(table_BMP: Tensor, index_BMO: Tensor, weight_BMO: Tensor) -> Tensor:
     """For every entry, the weighted sum of some rows of its image's table: row_BMP."""
     batch, rows, columns = table_BMP.shape
-    if columns == 0:  # on some processors torch takes every index for one too many then
+    if columns == 0:  # on some processors torch calls every index of such a table out of range
         return table_BMP.new_zeros(batch, index_BMO.shape[1], 0)
     flat_XO = in_batch(index_BMO, rows).view(-1, index_BMO.shape[2])
     sum_XP = F.embedding_bag(
