@@ -38,7 +38,8 @@ class Scaling(NamedTuple):
     def to_unit(self, values_CHW: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
         """Raster units to [0, 1]; values beyond the limits are cut, for the model's eyes alone."""
         low_C11, span_C11 = self._limits()
-        return ((values_CHW - low_C11) / span_C11).clip(0, 1).astype(np.float32)
+        with np.errstate(over="ignore"):  # far beyond the narrow limits of a constant band
+            return ((values_CHW - low_C11) / span_C11).clip(0, 1).astype(np.float32)
 
     def from_unit(self, unit_CHW: NDArray[np.floating]) -> NDArray[np.float64]:
         """[0, 1] to raster units, float64: the inverse of :meth:`to_unit` between the limits."""
@@ -70,10 +71,13 @@ def percentile_scaling(values: Path, classes: Path, bands: Sequence[int], cut: f
         if sample_N.size == 0:
             raise InputError(f"{values}: too few known pixels to tell its range from")
         low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
-        # A constant band has no span of its own; any will do, as long as 1 is above 0.
-        span = high - low or max(abs(low), 1.0)
-        lows.append(low - _HEADROOM * span)
-        highs.append(high + _HEADROOM * span)
+        room = _HEADROOM * (high - low)
+        if high == low:
+            # Constant but for what is cut. In the narrowest span there is, whatever a model makes of it comes
+            # back as the constant; in a wider one its errors would show, in units unknown to it.
+            high = float(np.nextafter(low, np.inf))
+        lows.append(low - room)
+        highs.append(high + room)
     return Scaling(tuple(lows), tuple(highs))
 
 

@@ -63,11 +63,18 @@ def test_overviews_do_not_bring_missing_values_into_the_percentiles(tmp_path, mo
     assert scaling.high_C[0] == pytest.approx(sample_N.max() + room)
 
 
-def test_a_constant_band_has_a_scaling(tmp_path):
-    scene = write_raster(tmp_path / "scene.tif", np.full((1, 9, 9), 7, np.int16))
-    classes = write_raster(tmp_path / "classes.tif", np.zeros((1, 9, 9), np.uint8))
+@pytest.mark.parametrize("value", [0, 1e-5, 7, 273.15, 1e6, -3000])
+def test_of_a_constant_band_only_the_constant_comes_back(tmp_path, value):
+    """But for a few pixels, which percentiles leave out; in the precision that the raster has."""
+    values_1HW = np.full((1, 40, 40), value, np.float32)
+    values_1HW[0, 3, 3:6] = value + 1
+    scene = write_raster(tmp_path / "scene.tif", values_1HW)
+    classes = write_raster(tmp_path / "classes.tif", np.zeros((1, 40, 40), np.uint8))
     scaling = percentile_scaling(scene, classes, (1,), 0.5)
-    assert scaling.from_unit(scaling.to_unit(np.full((1, 1, 1), 7)))[0, 0, 0] == pytest.approx(7, abs=1e-5)
+    unit_1HW = scaling.to_unit(values_1HW)
+    assert np.isfinite(unit_1HW).all()
+    for made in (unit_1HW, unit_1HW + 0.3, np.ones_like(unit_1HW)):
+        assert (scaling.from_unit(made.clip(0, 1)).astype(np.float32) == np.float32(value)).all()
 
 
 def test_the_full_range_of_a_type(tmp_path):
