@@ -152,7 +152,8 @@ def colour_of(image: Image.Image) -> NDArray[Any]:
     if image.mode in ("1", "LA"):
         return np.asarray(image.convert("L"))
     if image.mode in ("P", "RGBA"):
-        return np.asarray(image.convert("RGB"))
+        # Pillow warns of palettes with transparency that become RGB at once.
+        return np.asarray(image.convert("RGBA").convert("RGB"))
     return np.asarray(image)
 
 
@@ -168,7 +169,7 @@ def with_colour(image: Image.Image, colour: NDArray[Any], hole_HW: NDArray[np.bo
     if image.mode == "1":
         stored[hole_HW] = new >= 128
     elif image.mode == "P":
-        stored[hole_HW] = _nearest_in_palette(image, new)
+        stored[hole_HW] = _nearest_in_palette(image, new, np.unique(stored[~hole_HW]))
     elif image.mode == "I":
         stored[hole_HW] = np.rint(new.astype(np.float64) * INTEGER_FULL)
     elif image.mode == "LA":
@@ -185,16 +186,23 @@ def with_colour(image: Image.Image, colour: NDArray[Any], hole_HW: NDArray[np.bo
     return result
 
 
-def _nearest_in_palette(image: Image.Image, colours_N3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Index of the nearest palette colour, by Euclidean distance; opaque ones alone if there are any."""
+def _nearest_in_palette(
+    image: Image.Image, colours_N3: NDArray[np.uint8], known_K: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Index of the nearest opaque colour that known pixels have; without one, of any opaque one, or of any.
+
+    Distances are Euclidean. A palette may list colours that stand for nothing: TIFF's always has 256.
+    """
     from scipy.spatial import cKDTree
 
     count = len(image.getpalette() or ()) // 3
     ramp = image.resize((count, 1), Image.Resampling.NEAREST)
     ramp.frombytes(bytes(range(count)))
     palette_K4 = np.asarray(ramp.convert("RGBA"))[0]
-    opaque = np.flatnonzero(palette_K4[:, 3] == 255)
-    usable = opaque if opaque.size else np.arange(count)
+    every = np.arange(count)
+    opaque = every[palette_K4[:, 3] == 255]
+    known = np.intersect1d(opaque, known_K)
+    usable = known if known.size else opaque if opaque.size else every
     _, nearest = cKDTree(palette_K4[usable, :3].astype(np.float32)).query(colours_N3.astype(np.float32))
     return usable[nearest].astype(np.uint8)
 
