@@ -70,7 +70,7 @@ def load_generator(
         device: Where to put it.
 
     Returns:
-        The generator in evaluation mode, the configuration it was trained with, and the training step.
+        The generator in evaluation mode and float32, the configuration it was trained with, and the step.
 
     Raises:
         InputError: As :func:`igll.engine.checkpoint.load_checkpoint` or
@@ -79,7 +79,7 @@ def load_generator(
     """
     if Path(path).suffix == SUFFIX:
         generator, config, step = load_shared_weights(path)
-        return generator.to(device), config, step
+        return generator.to(device, torch.float32), config, step
     state = load_checkpoint(path, device)
     if {"batch", "message"} <= state.keys():
         raise InputError(
@@ -91,7 +91,7 @@ def load_generator(
     averaged = weights == "ema" and state.get("ema") is not None
     chosen = state["ema" if averaged else "generator"]
     load_weights(generator, chosen, str(path))
-    return generator.to(device).eval(), config, checked_step(state, str(path))
+    return generator.to(device, torch.float32).eval(), config, checked_step(state, str(path))
 
 
 def with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Config:

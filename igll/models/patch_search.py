@@ -138,7 +138,8 @@ class PatchSearch:
         level = self.level
         side = level.stride + 2 * level.reach
         offset_O = self._square(side) + (self.margin - level.reach) * (self.columns + 1)
-        distance = torch.arange(side, device=source_T.device) - (side - 1) / 2
+        step = torch.arange(side, device=source_T.device, dtype=self.image_CHW.dtype)
+        distance = step - (side - 1) / 2
         fall = torch.exp(-0.5 * (distance / level.spread) ** 2)
         weight_O1 = (fall[:, None] * fall).flatten()[:, None]
         wide_NC = self._wide(self.image_CHW).flatten(1).mT.contiguous()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import laplace
@@ -45,6 +46,20 @@ def test_every_one_is_the_file_in_the_table_loads_and_fills(name: str):
     filled_HWC = model.inpaint(image_HWC, hole_HW)
     assert np.array_equal(filled_HWC[~hole_HW], image_HWC[~hole_HW])
     assert not np.array_equal(filled_HWC[hole_HW], image_HWC[hole_HW])
+
+
+@pytest.mark.parametrize("name", [BEST, "igll-small-exemplar"])
+def test_they_fill_alike_whatever_torchs_default_type_is(name: str):
+    image_HWC = RNG.integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    hole_HW = np.zeros((48, 40), bool)
+    hole_HW[10:30, 12:30] = True
+    wanted_HWC = igll.load(name, "cpu").inpaint(image_HWC, hole_HW)
+    torch.set_default_dtype(torch.float64)
+    try:
+        filled_HWC = igll.load(name, "cpu").inpaint(image_HWC, hole_HW)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.abs(filled_HWC.astype(int) - wanted_HWC.astype(int)).max() <= 1
 
 
 def test_the_package_takes_the_files_along():
