@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _OVERRIDE = re.compile(r"(device|\w+(\.\w+)+)=")
 _EPILOG = """\
-Images: TIFF, JPEG 2000 and GDAL's other rasters are filled as scenes, of any size and number of bands; PNG,
-JPEG, WebP and BMP as pictures, in tiles too if longer than 1,024 pixels. Known pixels come back
-bit-identical, and this is checked in the written file.
+Images: TIFF, JPEG 2000, IMG and VRT (gdalbuildvrt wraps GDAL's other rasters) are filled as scenes, of any
+size and number of bands; PNG, JPEG, WebP, BMP and TIFF with a palette or single bits as pictures, in tiles
+too if longer than 1,024 pixels. Known pixels come back bit-identical, which is checked in the written file.
 """
 
 

@@ -93,6 +93,8 @@ def hole_of(mask: ImageLike) -> Tensor:
     """
     if isinstance(mask, Image.Image) and mask.mode not in ("1", "L", "F") and not mask.mode.startswith("I"):
         return torch.from_numpy((np.asarray(mask.convert("RGB")) != 0).any(axis=2))
+    if isinstance(mask, np.ma.MaskedArray):
+        mask = mask.filled(1)  # what is masked is missing
     try:
         values = mask if isinstance(mask, Tensor) else np.asarray(mask)
     except ValueError:  # of lists of unequal length

@@ -165,6 +165,8 @@ def _fill_picture(inpainter: Inpainter | None, filler: Filler, job: Job, request
         reference_HWC = None if job.reference is None else read_image(job.reference)
         image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
     write_picture(job.out, Picture(image, picture.extras), picture.image, mask_HW)
+    if not mask_HW.any():
+        tqdm.write(f"{job.image}: nothing to fill, as {job.mask} marks nothing; copied to {job.out}")
 
 
 def _hole(mask: Path, path: Path, image: Image.Image, request: InferRequest) -> NDArray[np.bool_]:

@@ -163,6 +163,9 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
             raise InputError(f"{path}: no such file or folder; check the path")
         else:
             images = list_images(path, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SCENE_SUFFIXES))))
+            # Of a folder of results, what marks the synthetic pixels is no image.
+            marks = {synthetic_path(image) for image in images}
+            images = [image for image in images if image not in marks]
             found.append((path, _without(images, path, [*inputs.partners, inputs.out])))
     return found
 
@@ -241,7 +244,8 @@ def _check(job: Job) -> None:
         raise InputError(f"{job.image}: a scene takes no edge maps; give another image of it as --reference")
     if not job.scene and job.mask is None:
         raise InputError(
-            f"{job.image}: name its hole with --masks; only rasters say themselves what is missing"
+            f"{job.image}: name its hole with --masks; only rasters say themselves what is missing, and "
+            "TIFF with a palette or single bits is filled as a picture"
         )
     if not job.scene and job.quality is not None:
         raise InputError(f"{job.image}: --qa is for rasters; give a picture its hole with --masks")

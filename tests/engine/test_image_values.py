@@ -19,7 +19,8 @@ NAN = np.where(HOLE, np.nan, 0.0)
     "mask",
     [
         HOLE, HOLE * np.uint8(255), HOLE * np.int64(-3), HOLE * np.float16(0.5), HOLE.astype(">u2"),
-        HOLE.tolist(), np.ma.masked_array(HOLE), torch.from_numpy(HOLE),
+        HOLE.tolist(), np.ma.masked_array(HOLE), np.ma.masked_where(HOLE, np.zeros((2, 3))),
+        torch.from_numpy(HOLE),
         torch.from_numpy(HOLE).to(torch.bfloat16), GREY.convert("1"), GREY, GREY.convert("RGB"),
         GREY.convert("P"), Image.fromarray(HOLE * np.float32(0.1)),
     ],

@@ -147,11 +147,12 @@ def test_folders_inside_the_images_folder_are_not_searched(blind, tmp_path):
         assert files(tmp_path / "out") == ["a.png"]
 
 
-def test_an_empty_mask_gives_the_image_itself(blind, tmp_path):
+def test_an_empty_mask_gives_the_image_itself(blind, tmp_path, capsys):
     save(tmp_path / "images/a.png", COLOUR)
     save(tmp_path / "masks/a.png", np.zeros(SIZE, np.uint8))
     assert infer(request(blind, tmp_path)) == 0
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), COLOUR)
+    assert f"a.png: nothing to fill, as {tmp_path / 'masks/a.png'} marks nothing" in capsys.readouterr().out
 
 
 def test_bad_images_do_not_stop_the_others(blind, tmp_path, capsys):

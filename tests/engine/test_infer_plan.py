@@ -143,3 +143,12 @@ def test_shares_from_the_environment(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert Share.of(None) == Share(3, 4)
     assert Share.of("1/2") == Share(1, 2)
+
+
+def test_of_a_folder_of_results_the_rasters_that_mark_what_was_made_up_are_no_images(tmp_path):
+    folder = tmp_path / "filled"
+    folder.mkdir()
+    for name in ("a.tif", "a_synthetic.tif", "b_synthetic.tif"):
+        write_raster(folder / name, np.zeros((1, 8, 8), np.uint8))
+    jobs = plan_jobs(Inputs([folder], tmp_path / "out"))
+    assert [job.image.name for job in jobs] == ["a.tif", "b_synthetic.tif"]
