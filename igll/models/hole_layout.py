@@ -7,6 +7,7 @@ that is given its layout waits for nothing, unless it fills by example.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -121,14 +122,14 @@ class Foreground(NamedTuple):
             torch.stack([first_BMO.amin((0, 2)), last_BMO.amax((0, 2))]),
         )
 
-    def to(self, device: torch.device) -> Foreground:
-        """The same on another device."""
-        moved = {
-            name: to_device(value, device)
+    def map(self, change: Callable[[Tensor], Tensor]) -> Foreground:
+        """The same with every tensor of the batch changed."""
+        changed = {
+            name: change(value)
             for name, value in self._asdict().items()
             if isinstance(value, Tensor) and name not in ("slot_2M", "reach_2M")
         }
-        return self._replace(tokens=self.tokens.to(device), **moved)
+        return self._replace(tokens=self.tokens.map(change), **changed)
 
 
 class HoleLayout(NamedTuple):
@@ -178,6 +179,9 @@ class HoleLayout(NamedTuple):
             The layout, on the CPU.
         """
         hole_B1HW = hole_B1HW.cpu()
+        if (batch := len(hole_B1HW)) > 1 and bool((hole_B1HW == hole_B1HW[:1]).all()):
+            # The paper's square in every image: what follows from it is worked out once.
+            return cls.of(hole_B1HW[:1], margins).map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
         hole_BN, centre_B1HW = hole_B1HW.flatten(1), valid_patches(hole_B1HW)
         centre_BN = centre_B1HW.flatten(1)
         source_B1HW = F.max_pool2d(centre_B1HW.float(), (1, 3), stride=1, padding=(0, 1))
@@ -202,19 +206,23 @@ class HoleLayout(NamedTuple):
 
     def to(self, device: torch.device) -> HoleLayout:
         """The same on another device."""
+        return self.map(lambda tensor: to_device(tensor, device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> HoleLayout:
+        """The same with every tensor of the batch changed."""
         window, canvas, inside = (
-            part and part._replace(index_BM=to_device(part.index_BM, device))
+            part and part._replace(index_BM=change(part.index_BM))
             for part in (self.window, self.canvas, self.canvas_in_window)
         )
         return self._replace(
-            hole_B1HW=to_device(self.hole_B1HW, device),
-            holes=self.holes.to(device),
-            background=self.background.to(device),
-            has_background_B=to_device(self.has_background_B, device),
-            foreground=self.foreground.to(device),
-            sources=self.sources.to(device),
-            is_centre_BY=to_device(self.is_centre_BY, device),
-            has_patches_B=to_device(self.has_patches_B, device),
+            hole_B1HW=change(self.hole_B1HW),
+            holes=self.holes.map(change),
+            background=self.background.map(change),
+            has_background_B=change(self.has_background_B),
+            foreground=self.foreground.map(change),
+            sources=self.sources.map(change),
+            is_centre_BY=change(self.is_centre_BY),
+            has_patches_B=change(self.has_patches_B),
             window=window,
             canvas=canvas,
             canvas_in_window=inside,

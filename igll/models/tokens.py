@@ -7,6 +7,7 @@ were not chosen, so that indices stay distinct and scattering back is well defin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,15 +37,17 @@ class Packed(NamedTuple):
             chosen_BMC = torch.where(self.valid_BM[..., None], chosen_BMC, self.gather(tokens_BNC))
         return put_rows(tokens_BNC, self.index_BM, chosen_BMC)
 
-    def to(self, device: torch.device) -> Packed:
-        """The same on another device."""
-        return Packed(to_device(self.index_BM, device), to_device(self.valid_BM, device), self.ragged)
+    def map(self, change: Callable[[Tensor], Tensor]) -> Packed:
+        """The same with every tensor changed."""
+        return Packed(change(self.index_BM), change(self.valid_BM), self.ragged)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on another device; nobody waits for the copy, which for a GPU takes pinned memory."""
+    if tensor.device.type == "cpu" and tensor.dim() and tensor.stride(0) == 0 and len(tensor) > 1:
+        return to_device(tensor[:1], device).expand_as(tensor)  # one that all images share
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
+        tensor = tensor.contiguous().pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
@@ -60,6 +63,8 @@ def pack(chosen_BN: Tensor) -> Packed:
 def in_batch(index_BX: Tensor, rows: int) -> Tensor:
     """Indices into each image's rows as flat indices into those of the whole batch."""
     batch = index_BX.shape[0]
+    if batch == 1 and not torch.jit.is_tracing():  # what is traced with one image serves any number
+        return index_BX.flatten()
     offset_B = rows * torch.arange(batch, device=index_BX.device)
     return (index_BX + offset_B.view(-1, *[1] * (index_BX.dim() - 1))).flatten()
 

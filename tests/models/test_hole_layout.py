@@ -51,6 +51,23 @@ def test_neighbours_are_those_that_a_loop_finds() -> None:
         assert not foreground.is_neighbour_BMO[sample, len(places) :].any()
 
 
+def test_a_hole_that_all_images_share_is_worked_out_once_and_the_same() -> None:
+    hole_B1HW = torch.zeros(3, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    hole_B1HW[..., 8:11, 9:14] = True
+    shared, moved = HoleLayout.of(hole_B1HW, (4, 1)), hole_B1HW.clone()
+    moved[2] = moved[2].roll(1, 1)
+    assert shared.holes.index_BM.stride(0) == 0
+    for device in ("cpu", "meta"):
+        same = shared.to(torch.device(device)).foreground.neighbour_BMO
+        assert same.shape == (3, 15, 9) and same.device.type == device
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
+    shared.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    HoleLayout.of(moved, (4, 1)).map(lambda tensor: expected.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    for of_all, of_each in zip(found, expected, strict=True):
+        assert torch.equal(of_all[:2], of_each[:2])
+
+
 def test_spans_take_in_what_every_image_of_the_batch_needs() -> None:
     layout = HoleLayout.of(holes())
     foreground = layout.foreground
