@@ -49,6 +49,7 @@ class BenchRequest:
         parts: Out of ``PARTS``.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         compiled: Measure torch.compile beside eager.
+        graphs: Measure CUDA graphs beside eager; CUDA alone.
         amp: Measure bfloat16 by autocast beside float32; CUDA alone.
         memory: Measure memory.
         rounds: Timed passes of each case.
@@ -73,6 +74,7 @@ class BenchRequest:
     parts: tuple[str, ...] = PARTS
     device: str = "cpu"
     compiled: bool = False
+    graphs: bool = False
     amp: bool = False
     memory: bool = True
     rounds: int = 7
@@ -110,6 +112,8 @@ class BenchRequest:
             raise InputError(f"--batches: {min(self.batches)} is too small; it starts at 1")
         if not self.limit > 0:
             raise InputError(f"--limit: {self.limit:g} s is no time; give more than 0")
+        if self.graphs and not self.device.startswith("cuda"):
+            raise InputError("--graphs: CUDA graphs are measured on CUDA; add --device cuda, or leave it out")
         if self.amp and not self.device.startswith("cuda"):
             raise InputError("--amp: bfloat16 is measured on CUDA; add --device cuda, or leave it out")
 
@@ -144,7 +148,7 @@ class BenchRequest:
 
     def cases(self) -> list[Case]:
         """Everything to time, small before large, networks side by side."""
-        modes = ("eager", "compiled") if self.compiled else ("eager",)
+        modes = ["eager", *["compiled"] * self.compiled, *["graph"] * self.graphs]
         precisions = ("fp32", "bf16") if self.amp else ("fp32",)
         frames = sorted(product(set(self.sizes), set(self.batches)), key=lambda frame: (frame[0], frame[1]))
         return [

@@ -36,7 +36,7 @@ class Case(NamedTuple):
         size: Side of the images in pixels.
         batch: Images at once.
         hole: Missing pixels in percent, a key of ``cost.HOLES``.
-        mode: ``eager`` or ``compiled``.
+        mode: ``eager``, ``compiled``, or ``graph``, a CUDA graph of the pass, the hole's lists given.
         precision: ``fp32``, or ``bf16`` by autocast.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,17 @@ from igll.engine.bench_roof import (
     record_layers,
     roof_multiply_adds,
 )
-from igll.engine.bench_timing import MEASURED, Guarded, Pace, Row, TooLongError, clock, is_out_of_memory, skip
+from igll.engine.bench_timing import (
+    MEASURED,
+    Guarded,
+    Pace,
+    Recorded,
+    Row,
+    TooLongError,
+    clock,
+    is_out_of_memory,
+    skip,
+)
 from igll.engine.cost import MultiplyAdds
 from igll.models import InpaintingNetwork
 
@@ -78,10 +89,11 @@ class Runner:
         self.case, self.settings, self._generator = case, settings, generator
         self._inputs = make_inputs(generator, case, settings.device)
         self._network: Callable[..., Any] = generator
+        self._graph: Recorded | None = None
         self.convolutions: list[Convolution] = []
         self.layers: list[Convolution] = []
-        self.roof: Roof | None = None
-        self.layer_roof: Roof | None = None
+        self.roof: Callable[[], None] | None = None
+        self.layer_roof: Callable[[], None] | None = None
         self.compile_seconds: float | None = None
         self.first_seconds = 0.0
         self.seconds: list[float] = []
@@ -94,8 +106,20 @@ class Runner:
         with autocast(self.case, self.settings.device):
             self._network(*self._inputs)
 
+    def _timed(self) -> None:
+        """What a round times."""
+        if self._graph is None:
+            self.forward()
+        else:
+            self._graph()
+
+    def replay_of(self, roof: Roof) -> Callable[[], None]:
+        """What a roof is timed by, after a first replay: a CUDA graph where the pass is one."""
+        roof.replay()
+        return Recorded(roof.replay, self.settings.device) if self.case.mode == "graph" else roof.replay
+
     def prepare(self) -> None:
-        """Record the convolutions in a first, eager pass, compile if asked to, and warm up.
+        """Record the convolutions in a first, eager pass, compile or capture if asked to, and warm up.
 
         Raises:
             TooLongError: The first pass shows that all passes would exceed the limit.
@@ -114,18 +138,23 @@ class Runner:
         if self.case.mode == "compiled":
             self._network = torch.compile(self._generator, dynamic=False)
             self.compile_seconds = clock(device, self.forward)
+        if self.case.mode == "graph":
+            layout = self._generator.layout(self._inputs.mask_B1HW, whole_frame=False)
+            given = None if layout is None else layout.to(device)
+            fill = partial(self._generator.fill, *self._inputs, given)
+            self._graph = Recorded(partial(_pass, fill, self.case, device), device)
         for _ in range(self.settings.warmup - 1):
-            self.forward()
+            self._timed()
 
     def round(self) -> None:
         """Time one pass, one replay of its convolutions and one of the network's layers."""
         assert self.roof is not None and self.layer_roof is not None  # noqa: S101  (narrows for the type checker)
-        self.seconds.append(clock(self.settings.device, self.forward))
-        self.roof_seconds.append(clock(self.settings.device, self.roof.replay))
+        self.seconds.append(clock(self.settings.device, self._timed))
+        self.roof_seconds.append(clock(self.settings.device, self.roof))
         self.layer_seconds.append(
             self.roof_seconds[-1]
             if self.layer_roof is self.roof
-            else clock(self.settings.device, self.layer_roof.replay)
+            else clock(self.settings.device, self.layer_roof)
         )
 
     def numbers(self) -> Row:
@@ -147,6 +176,13 @@ class Runner:
             "layer_multiply_adds": roof_multiply_adds(self.layers),
             "compile_seconds": self.compile_seconds,
         }
+
+
+@torch.no_grad()
+def _pass(fill: Callable[[], object], case: Case, device: torch.device) -> None:
+    """A pass that is given the hole's lists; of no runner, which would hold its graph in a circle."""
+    with autocast(case, device):
+        fill()
 
 
 class InferenceBench:
@@ -266,9 +302,7 @@ class InferenceBench:
             return
         for runner, guard in zip(runners, guards, strict=True):
             with guard:
-                runner.roof = Roof(runner.convolutions, noise, self._settings.device)
-                runner.roof.replay()
+                runner.roof = runner.replay_of(Roof(runner.convolutions, noise, self._settings.device))
                 runner.layer_roof = runner.roof
                 if runner.layers is not runner.convolutions:
-                    runner.layer_roof = Roof(runner.layers, noise, self._settings.device)
-                    runner.layer_roof.replay()
+                    runner.layer_roof = runner.replay_of(Roof(runner.layers, noise, self._settings.device))

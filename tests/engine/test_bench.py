@@ -146,6 +146,8 @@ def test_cases_go_from_small_to_large_with_the_networks_side_by_side(tiny: Bench
     ]  # fmt: skip
     assert [case.size for case in cases] == sorted(case.size for case in cases)
     assert {case.precision for case in replace(tiny, device="cuda", amp=True).cases()} == {"fp32", "bf16"}
+    modes = [case.mode for case in replace(tiny, models=("igll",), device="cuda", graphs=True).cases()]
+    assert modes == ["eager", "graph"] * (len(modes) // 2)
 
 
 def test_all_names_that_a_config_knows_are_the_default(tmp_path: Path):
@@ -166,6 +168,7 @@ def test_all_names_that_a_config_knows_are_the_default(tmp_path: Path):
         ({"limit": 0.0}, "--limit: 0 s"),
         ({"limit": float("nan")}, "--limit: nan s"),
         ({"amp": True}, "--amp"),
+        ({"graphs": True}, "--graphs: CUDA graphs are measured on CUDA"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"overrides": ("model.depth=3",)}, "model.depth"),
         ({"config": Path("absent.yaml"), "parts": ("training",)}, "absent.yaml"),

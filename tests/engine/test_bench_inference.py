@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from igll.engine.bench_roof import (
 )
 from igll.engine.bench_timing import Pace
 from igll.engine.cost import multiply_adds
+from igll.models import Generator
 
 CPU = torch.device("cpu")
 TINY: dict[str, dict[str, Any]] = {
@@ -211,6 +213,24 @@ def test_a_compiled_network_is_what_is_timed(monkeypatch: pytest.MonkeyPatch):
     (row,) = measured([Case("igll", 64, 1, 25, "compiled")], rounds=3, warmup=2)
     assert row["status"] == "measured" and row["compile_seconds"] > 0
     assert len(passes) == 1 + 1 + 3  # compiling, warm-up, rounds
+
+
+def test_a_graph_is_of_a_pass_that_is_given_its_lists_and_of_the_roofs(monkeypatch: pytest.MonkeyPatch):
+    """On a CPU what a graph would record is called instead."""
+    recorded, waited = [], []
+
+    def record(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+        recorded.append([])
+        return lambda place=recorded[-1]: place.append(work())
+
+    layout = Generator.layout
+    monkeypatch.setattr(bench_inference, "Recorded", record)
+    monkeypatch.setattr(Generator, "layout", lambda *of, **how: waited.append(of) or layout(*of, **how))
+    (row,) = measured([Case("igll", 64, 1, 25, "graph")], rounds=3, warmup=2)
+    assert row["status"] == "measured" and row["layer_ratio"] > 0
+    assert [len(times) for times in recorded] == [1 + 3, 3, 3]
+    # Counting, the layers' list, the first pass and the graph's: no round works lists out.
+    assert len(waited) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak resident memory is read from /proc")
