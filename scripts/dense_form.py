@@ -3,9 +3,9 @@
 Usage: python scripts/dense_form.py [--config configs/aid_25.yaml] [--size 256] [--rounds 5] [--device cpu]
 
 The dense form computes every pair of tokens, every layer over the whole frame, in plain convolutions. Then
-come, one after the other: pairs of hole and background alone, enlargements computed at the small size, and
-the surroundings of the hole alone, which is the generator. Last, the largest difference between the results,
-and between the generator's and its own under bfloat16 autocast.
+come, one after the other: pairs of hole and background alone, enlargements computed at the small size, the
+surroundings of the hole alone, and on a CPU convolutions with fewer products: the generator. Last, the
+largest difference between the results, and between the generator's and its own under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.errors import InputError
         from igll.models import Generator
         from igll.models.dense import dense_form, plain_layers
+        from igll.models.winograd import plain_convolutions
 
         given, device = options.overrides, choose_device(options.device)
         config = load_config(options.config, given) if options.config else build_config({}, given, "--set")
@@ -56,13 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not isinstance(generator, Generator):
             raise InputError(f"model.name: {config.model.name} has no dense form; choose igll")
 
+        @plain_convolutions()
         def whole_frame(image: torch.Tensor, mask: torch.Tensor, edge: torch.Tensor | None) -> torch.Tensor:
             return generator.fill(image, mask, edge).perception_BCHW
+
+        @plain_convolutions()
+        def around(*inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+            filled: tuple[torch.Tensor, torch.Tensor] = generator(*inputs)
+            return filled
 
         forms: dict[str, Callable[..., Any]] = {
             "dense": dense_form(generator),
             "pairs": plain_layers(generator),
             "enlarging": whole_frame,
+            "around": around,
             "generator": generator,
         }
         print(

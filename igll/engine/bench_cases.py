@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from igll.config import ModelConfig
 from igll.engine.cost import HOLES, SIZE, MultiplyAdds
 from igll.models import InpaintingNetwork
+from igll.models.winograd import plain_convolutions
 from igll.registry import build_generator
 
 _BORDER = 32  # at 256 × 256, from the top and the left
@@ -109,6 +110,7 @@ def count_multiply_adds(config: ModelConfig, size: int, hole: int) -> MultiplyAd
     with (
         torch.no_grad(),
         sdpa_kernel(kernels),
+        plain_convolutions(),
         _Zeros(),
         FlopCounterMode(display=False, custom_mapping=mapping) as counter,
     ):

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from igll.config import ModelConfig
 from igll.models import InpaintingNetwork
+from igll.models.winograd import plain_convolutions
 from igll.registry import build_generator
 from igll.report.size_table import Measured
 
@@ -40,8 +41,9 @@ def parameters(module: nn.Module) -> int:
 def multiply_adds(generator: InpaintingNetwork, side: int, size: int = SIZE) -> MultiplyAdds:
     """Count the multiply-adds of filling one image.
 
-    Attention is computed by plain matrix products meanwhile, so that nothing escapes the counter; what is
-    done element by element, such as activations, is not counted, as usual.
+    Attention is computed by plain matrix products and every convolution as it is written meanwhile, so that
+    nothing escapes the counter and nothing depends on the processor; what is done element by element, such as
+    activations, is not counted, as usual.
 
     Args:
         generator: On any device; its weights do not matter.
@@ -55,7 +57,12 @@ def multiply_adds(generator: InpaintingNetwork, side: int, size: int = SIZE) -> 
     start = round(_BORDER * size / SIZE)
     mask_11HW[..., start : start + side, start : start + side] = 1
     edge_11HW = torch.zeros_like(mask_11HW) if generator.structure_prior in ("oracle", "reference") else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        plain_convolutions(),
+    ):
         generator(image_1CHW, mask_11HW, edge_11HW)
     convolutions = counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)
     return MultiplyAdds(counter.get_total_flops() // 2, convolutions // 2)

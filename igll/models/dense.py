@@ -18,6 +18,7 @@ from igll.models.hole_layout import HoleLayout, valid_patches
 from igll.models.layers import EnlargingConv2d
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.tokens import to_feature, to_tokens
+from igll.models.winograd import Conv2d
 
 
 class DenseGlobalAttention(nn.Module):
@@ -116,6 +117,9 @@ def plain_layers(generator: Generator) -> Generator:
     """
     plain = copy.deepcopy(generator)
     plain.__class__ = _WholeFrame
+    for module in plain.modules():
+        if isinstance(module, Conv2d):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
     for net in (plain.pirn, plain.pern):
         for layer in net.decoder:
             if isinstance(layer, nn.Sequential) and isinstance(layer[0], EnlargingConv2d):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.models.hole_layout import HoleLayout
+from igll.models.winograd import Conv2d
 
 STRIDE = 4  # the feature grid is a quarter of the image on each side
 # How many tokens beyond the hole its pixels depend on. From the attention's result on: two convolutions, then
@@ -31,7 +32,7 @@ class ConvELU(nn.Sequential):
     ) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation),
+            Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation),
             activation(inplace=True),
         )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from igll.models import winograd
 from igll.models.dense import DenseFeatureSimilarity, DenseGlobalAttention, dense_form
 from igll.models.generator import Generator
+from igll.models.winograd import convolve
 
 HEIGHT, WIDTH = 72, 100
 
@@ -64,6 +67,25 @@ def test_the_hole_alone_is_filled_as_by_the_dense_form(settings: dict[str, Any],
         expected = dense(image.double(), mask.double(), *(tensor.double() for tensor in given))
     for stage, (out, wanted) in enumerate(zip(found, expected, strict=True)):
         assert torch.allclose(out.double(), wanted, rtol=0, atol=1e-5), (stage, (out - wanted).abs().max())
+
+
+def test_at_the_published_size_the_short_way_of_convolving_is_taken_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = []
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(given[3]) or convolve(*given))
+    torch.manual_seed(0)
+    net = Generator().eval()
+    image, edge = (torch.rand(1, channels, 256, 256) * 2 - 1 for channels in (3, 1))
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., 60:200, 40:220] = 1
+    with torch.no_grad():
+        found = net(image, mask, edge)
+        assert Counter(taken) == {1: 14, 2: 2, 4: 2, 8: 2}
+        expected = dense_form(net).double()(image.double(), mask.double(), edge.double())
+    for out, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(out.double(), wanted, rtol=0, atol=1e-5)
 
 
 def test_the_whole_frame_and_its_gradients_are_those_of_the_dense_form() -> None:

@@ -21,6 +21,7 @@ from igll.models.layers import (
     pad_to_stride,
 )
 from igll.models.prefill import prefill_harmonic, prefill_mean, prefill_pyramid
+from igll.models.winograd import Conv2d
 
 # (kernel, in, out, stride, dilation) in units of the base width c, 0 standing for the net's own input or
 # output: the paper's layout.
@@ -88,8 +89,8 @@ def test_decoder_is_the_papers() -> None:
     decoder = Decoder(8, 3)
     assert convolutions(decoder, 8, 3) == DECODER
     kinds = [type(layer) for layer in decoder.modules() if isinstance(layer, nn.Conv2d)]
-    plain, enlarging = nn.Conv2d, EnlargingConv2d
-    assert kinds == [plain, plain, enlarging, plain, enlarging, plain, plain]
+    plain, enlarging = Conv2d, EnlargingConv2d
+    assert kinds == [plain, plain, enlarging, plain, enlarging, plain, nn.Conv2d]
     assert sum(isinstance(layer, nn.ELU) for layer in decoder.modules()) == len(DECODER) - 1
     assert decoder(torch.zeros(2, 64, 6, 9)).shape == (2, 3, 24, 36)
 

@@ -1,0 +1,151 @@
+"""3 × 3 convolutions on a CPU with half of the products: Winograd's algorithm F(4, 3) along the height.
+
+Four rows of a result need six products with combinations of the kernel's rows instead of twelve with the rows
+themselves (Lavin & Gray 2016). Along the width nothing changes: with both axes the additions, which run
+through memory, would cost more than the products that they save. Results differ by rounding from those of a
+plain convolution, about three times as far from the exact ones as its own are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_MEASURED = ("AVX2", "AVX512")
+# Of fewer the additions take longer than what is saved.
+_LEAST_CHANNELS, _LEAST_PIXELS = 128, 2_048
+_LEAST_SPAN = 8  # rows for each of the dilation: of fewer, plain convolutions skip much of the padding
+_PIECE = 8_192  # pixels at a time: their combinations stay in a processor's cache
+
+# For the points 0, 1, -1, 2, -2 and infinity; the last combination of rows is a quarter of the usual one.
+_KERNELS_63 = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 96]])
+
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Inside, every convolution is computed as it is written: for counting products, and for comparing."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that takes the shorter way wherever that is quicker; see :func:`pays`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As of :class:`torch.nn.Conv2d`."""
+        if self.bias is not None and pays(self, input):
+            return convolve(input, self.weight, self.bias, self.dilation[0])
+        return super().forward(input)
+
+
+def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:
+    """Whether a layer may and should be computed by :func:`convolve`.
+
+    It may on a CPU in float32, where no gradient is asked for and nobody traces the network. It should with
+    oneDNN's kernels for AVX2 and AVX-512; how quick others are in groups of channels is not known.
+    """
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or _plain.get()
+    if watched or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if input_BCHW.device.type != "cpu" or not input_BCHW.dtype == layer.weight.dtype == torch.float32:
+        return False
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in _MEASURED:
+        return False
+    dilation = layer.dilation[0]
+    as_wide_as_tall = layer.dilation == layer.padding == (dilation, dilation)
+    if layer.kernel_size != (3, 3) or layer.stride != (1, 1) or layer.groups != 1 or not as_wide_as_tall:
+        return False
+    if layer.padding_mode != "zeros" or input_BCHW.dim() != 4:
+        return False
+    batch, _, height, width = input_BCHW.shape
+    wide = min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS
+    return wide and batch * height * width >= _LEAST_PIXELS and height >= _LEAST_SPAN * dilation
+
+
+@torch.no_grad()
+def convolve(input_BCHW: Tensor, weight_OC33: Tensor, bias_O: Tensor, dilation: int = 1) -> Tensor:
+    """A 3 × 3 convolution with stride 1, padded with as many zeros as it is dilated.
+
+    Args:
+        input_BCHW: Of any size; quickest if channels are last in memory.
+        weight_OC33: Kernels.
+        bias_O: Added to each output channel.
+        dilation: Distance of the kernel's elements.
+
+    Returns:
+        result_BOHW, channels last in memory, without gradient.
+    """
+    batch, _, height, width = input_BCHW.shape
+    tiles = -(-height // (4 * dilation))  # of four rows, or of four times as many as the dilation
+    row_BHWC = input_BCHW.permute(0, 2, 3, 1)
+    if missing := 4 * dilation * tiles - height:
+        row_BHWC = F.pad(row_BHWC, (0, 0, 0, 0, 0, missing))
+    row_BT4DWC = row_BHWC.unflatten(1, (tiles, 4, dilation))
+    kernel, outputs = _combined_kernels(weight_OC33), len(bias_O)
+    bias_6O = bias_O.new_zeros(6, outputs)
+    bias_6O[1] = bias_O  # the second product is part of all four rows
+    result_BT4DWO = input_BCHW.new_empty(batch, tiles, 4, dilation, width, outputs)
+    step = max(1, _PIECE // (4 * dilation * width * batch))
+    for first in range(0, tiles, step):
+        last = min(first + step, tiles)
+        product_BXHW = F.conv2d(
+            _combined_rows(row_BT4DWC, first, last).flatten(1, 2).permute(0, 3, 1, 2),
+            kernel,
+            bias_6O.flatten(),
+            padding=(0, dilation),
+            dilation=(1, dilation),
+            groups=6,
+        )
+        product_BTDW6O = product_BXHW.permute(0, 2, 3, 1).unflatten(1, (-1, dilation)).unflatten(4, (6, -1))
+        _put_rows(product_BTDW6O, result_BT4DWO[:, first:last])
+    return result_BT4DWO.flatten(1, 3)[:, :height].permute(0, 3, 1, 2)
+
+
+def _combined_rows(row_BT4DWC: Tensor, first: int, last: int) -> Tensor:
+    """Six combinations, side by side as groups of channels, of some tiles' rows and those around: Bᵀd."""
+    d1, d2, d3, d4 = row_BT4DWC[:, first:last].unbind(2)
+    before, after = row_BT4DWC[:, first:last].tensor_split(2, 2)
+    combined_BTDW6C = d1.new_empty(*d1.shape[:-1], 6, d1.shape[-1])
+    v0, v1, v2, v3, v4, v5 = combined_BTDW6C.unbind(-2)
+    odd, even = torch.sub(after, before, alpha=4).unbind(2)
+    torch.add(even, odd, out=v1)
+    torch.sub(even, odd, out=v2)
+    odd, even = torch.sub(after, before).unbind(2)
+    torch.add(even, odd, alpha=2, out=v3)
+    torch.sub(even, odd, alpha=2, out=v4)
+    # The row above a tile is the last one of the tile before; beyond the first and the last tile are zeros.
+    second, before_last = max(first, 1), min(last, row_BT4DWC.shape[1] - 1)
+    torch.sub(d4, d2, alpha=5, out=v0)
+    v0[:, second - first :].add_(row_BT4DWC[:, second - 1 : last - 1, 3], alpha=4)
+    torch.sub(d1, d3, alpha=1.25, out=v5)
+    v5[:, : before_last - first].add_(row_BT4DWC[:, first + 1 : before_last + 1, 0], alpha=0.25)
+    return combined_BTDW6C.flatten(-2)
+
+
+def _combined_kernels(weight_OC33: Tensor) -> Tensor:
+    """Six combinations of a kernel's rows, Gg, as kernels of six groups: (6 · O, C, 1, 3)."""
+    row_3X = weight_OC33.permute(2, 0, 3, 1).flatten(1)
+    combined_6O3C = (_KERNELS_63.to(row_3X) / 24 @ row_3X).unflatten(1, (weight_OC33.shape[0], 3, -1))
+    return combined_6O3C.flatten(0, 1)[:, None].permute(0, 3, 1, 2)
+
+
+def _put_rows(product_BTDW6O: Tensor, result_BT4DWO: Tensor) -> None:
+    """The four rows of each tile from its six products: Aᵀm."""
+    y0, y1, y2, y3 = result_BT4DWO.unbind(2)
+    pairs = product_BTDW6O[..., 1:5:2, :], product_BTDW6O[..., 2:5:2, :]
+    near, far = torch.add(*pairs).unbind(4)
+    torch.add(near, product_BTDW6O[..., 0, :], out=y0).add_(far)
+    torch.add(near, far, alpha=4, out=y2)
+    near, far = torch.sub(*pairs).unbind(4)
+    torch.add(near, far, alpha=2, out=y1)
+    torch.add(near, far, alpha=8, out=y3).add_(product_BTDW6O[..., 5, :])
