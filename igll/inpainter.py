@@ -14,7 +14,9 @@ from igll.engine.devices import choose_device
 from igll.engine.image_values import (
     ImageLike,
     ImageT,
+    Stretch,
     check_complete,
+    check_masked,
     edges_of,
     hole_of,
     plane_of,
@@ -156,6 +158,7 @@ class Inpainter:
         *,
         edges: ImageLike | None = None,
         reference: ImageLike | None = None,
+        stretch: tuple[float, float] | None = None,
     ) -> ImageT:
         """Fill the hole of an image; the input is not changed.
 
@@ -167,14 +170,17 @@ class Inpainter:
                 image of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of
                 shape (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's
                 number of channels; grey is also taken by a model of three. Integers are raw values, read as
-                in training: by full scale, or by the model's ``data.stretch``. The hole may hold anything,
-                NaN included.
+                in training: by full scale, or by the model's ``data.stretch``, unless ``stretch`` is given.
+                The hole may hold anything, NaN included.
             mask: True or nonzero = missing. Shape (H, W), with singleton channel and batch axes if you
                 like, or one mask per image of a batch: (B, H, W) or (B, 1, H, W). Any of the three families.
             edges: For models with structure prior ``oracle`` or ``reference``: edge map of the complete
                 scene, of the mask's shapes; bool, integers of full range, or float in [0, 1].
             reference: Instead of ``edges``: another image of the place, complete and of the same size, whose
                 edges are detected; one, or one per image.
+            stretch: Values of image and reference, integers or floats, that the model sees as 0 and 1, such
+                as (0, 10000) for reflectance; known values beyond them look like the nearer one to it. Give
+                it where values fill a small part of their type's range.
 
         Returns:
             A new image of the same family, type, shape and device. Known pixels are bit-identical. The hole
@@ -182,19 +188,22 @@ class Inpainter:
             colours. Arrays and tensors have no alpha: every channel is an image channel.
 
         Raises:
-            InputError: Sizes, channels, types or ranges do not fit, an image is missing entirely, or the
-                guide is not what the model needs.
+            InputError: Sizes, channels, types or ranges do not fit, an image is missing entirely, a pixel of
+                a masked array is masked but needed, or the guide is not what the model needs.
         """
         self.check_guide(edges is not None, reference is not None)
-        stretch = self.config.data.stretch
-        unit_BCHW = unit_of(image, "image", stretch)
+        span = Stretch.chosen(stretch, self.config.data.stretch)
+        unit_BCHW = unit_of(image, "image", span)
         hole_B1HW = plane_of(hole_of(mask), unit_BCHW, "mask")
+        check_masked(image, "image", hole_B1HW)
+        check_masked(edges, "edges")
+        check_masked(reference, "reference")
         if not hole_B1HW.any():
             return image.detach().clone() if isinstance(image, Tensor) else image.copy()
         self._check(unit_BCHW, hole_B1HW)
-        edge_B1HW = self._edges(unit_BCHW, edges, reference)
+        edge_B1HW = self._edges(unit_BCHW, edges, reference, span)
         filled_BCHW = self._fill(unit_BCHW, hole_B1HW, edge_B1HW)
-        return with_hole(image, filled_BCHW, hole_B1HW, stretch)
+        return with_hole(image, filled_BCHW, hole_B1HW, span)
 
     def _check(self, unit_BCHW: Tensor, hole_B1HW: Tensor) -> None:
         """Refuse images that cannot be filled."""
@@ -205,12 +214,15 @@ class Inpainter:
                 "check which colour marks the hole"
             )
         known_BCHW = unit_BCHW.masked_fill(hole_B1HW, 0.5)
-        # Written so that a NaN fails too.
+        if not bool(known_BCHW.isfinite().all()):
+            raise InputError(
+                "image: holds NaN or infinity where the mask says known; mark such pixels as missing too"
+            )
         if not bool(((known_BCHW >= 0) & (known_BCHW <= 1)).all()):
             span = f"{float(known_BCHW.min()):g} to {float(known_BCHW.max()):g}"
             raise InputError(
                 f"image: known values span {span} of full scale and must be within 0 to 1; "
-                "rescale it, and mark no-data pixels as missing in the mask"
+                "give stretch=(low, high), and mark no-data pixels as missing in the mask"
             )
 
     def _check_channels(self, channels: int) -> None:
@@ -224,7 +236,11 @@ class Inpainter:
 
     @torch.inference_mode()
     def _edges(
-        self, unit_BCHW: Tensor, edges: ImageLike | None, reference: ImageLike | None
+        self,
+        unit_BCHW: Tensor,
+        edges: ImageLike | None,
+        reference: ImageLike | None,
+        stretch: Stretch | None,
     ) -> Tensor | None:
         """The edge_B1HW of a guide, in [0, 1] on the model's device; None without one."""
         if edges is not None:
@@ -233,7 +249,7 @@ class Inpainter:
             return edge_B1HW.to(self.device)
         if reference is None:
             return None
-        other_BCHW = unit_of(reference, "reference", self.config.data.stretch)
+        other_BCHW = unit_of(reference, "reference", stretch)
         batch, size = len(unit_BCHW), unit_BCHW.shape[-2:]
         if other_BCHW.shape[-2:] != size or len(other_BCHW) not in (1, batch):
             raise InputError(

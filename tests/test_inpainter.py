@@ -255,6 +255,88 @@ def test_tensors_and_pictures_are_stretched_too():
         assert np.abs(found - wanted)[HOLE].max() <= 1  # 32-bit integers come by way of shares of 65,535
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_a_stretch_that_is_given_counts_for_integers_and_floats(model, dtype):
+    low, high = (20, 180) if dtype == "uint8" else (100, 3000)
+    image = RNG.integers(0, high + 40, (21, 30, 3)).astype(dtype)
+    unit = ((image.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    wanted = expected(model, unit, HOLE).clip(0, 1) * (high - low) + low
+    for fills in (model, stretched([0, 60000], structure_prior="learned")):
+        fills = Inpainter(model.generator, fills.config)
+        filled = fills.inpaint(image, HOLE, stretch=(low, high))
+        assert filled.dtype == image.dtype and np.array_equal(filled[~HOLE], image[~HOLE])
+        assert np.abs(filled[HOLE] - wanted[HOLE]).max() <= 0.5 + 1e-3 * (high - low) / 255
+    tensor = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
+    found = model.inpaint(tensor, torch.from_numpy(HOLE), stretch=(low, high)).permute(1, 2, 0).numpy()
+    assert np.abs(found - wanted)[HOLE].max() <= 1e-2
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        (5, 5),
+        (9, 1),
+        0.5,
+        (0,),
+        (0, 1, 2),
+        ("low", "high"),
+        (0, np.inf),
+        (0, np.nan),
+        (0, 1e39),
+        (-3e38, 3e38),
+        (0, 1e-50),
+    ],
+)
+def test_what_is_no_stretch_is_refused(model, stretch):
+    with pytest.raises(InputError, match=r"stretch: .*; give the values that become 0 and 1"):
+        model.inpaint(COLOUR, HOLE, stretch=stretch)
+
+
+def test_a_reference_is_stretched_like_the_image(oracle):
+    deep = COLOUR.astype(np.uint16) * 10
+    wanted = oracle.inpaint(COLOUR, HOLE, reference=COLOUR).astype(int)
+    found = oracle.inpaint(deep, HOLE, reference=deep, stretch=(0, 2550)).astype(int)
+    assert np.abs(found / 10 - wanted)[HOLE].max() <= 0.6
+
+
+def test_masked_pixels_of_the_image_have_to_be_missing(model):
+    masked = np.ma.masked_array(COLOUR, np.zeros(COLOUR.shape, dtype=bool))
+    masked[12:, 20:] = np.ma.masked
+    masked[0, 0, 1] = masked[3, 4, 2] = np.ma.masked
+    with pytest.raises(InputError, match=r"image: 2 pixel\(s\) of the masked array"):
+        model.inpaint(masked, HOLE)
+    missing = masked.mask.any(2)
+    for hard in (False, True):
+        given = np.ma.masked_array(masked, hard_mask=hard)
+        filled = model.inpaint(given, missing)
+        assert np.array_equal(np.asarray(filled), model.inpaint(COLOUR, missing))
+        assert not np.ma.getmaskarray(filled).any() and np.array_equal(given.mask, masked.mask)
+
+
+def test_masked_pixels_of_a_guide_are_refused(oracle):
+    masked = np.ma.masked_array(COLOUR, np.zeros(COLOUR.shape, dtype=bool))
+    masked[3, 4] = np.ma.masked
+    with pytest.raises(
+        InputError, match=r"reference: 3 pixel\(s\) of the masked array are masked, but needed"
+    ):
+        oracle.inpaint(COLOUR, HOLE, reference=masked)
+    with pytest.raises(InputError, match=r"edges: 1 pixel\(s\) of the masked array are masked, but needed"):
+        oracle.inpaint(COLOUR, HOLE, edges=masked[:, :, 0])
+
+
+def test_infinity_is_no_brightest_value_and_large_offsets_cost_no_detail(model):
+    bright = COLOUR.astype(np.float32)
+    bright[0, 0, 0] = np.inf
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        model.inpaint(bright, HOLE, stretch=(0, 255))
+    wanted = model.inpaint(COLOUR / 255, HOLE)
+    high = COLOUR / 255 + 2.0**25
+    found = model.inpaint(high, HOLE, stretch=(2**25, 2**25 + 4)) - 2**25
+    assert (
+        np.array_equal(found[~HOLE], (high - 2**25)[~HOLE]) and found[HOLE].std() > 0.1 * wanted[HOLE].std()
+    )
+
+
 def test_a_stretch_beyond_what_the_type_holds_is_cut_off():
     model = stretched([0, 1000])
     filled = model.inpaint(COLOUR, HOLE)
@@ -273,7 +355,7 @@ def test_a_stretch_beyond_what_the_type_holds_is_cut_off():
         (COLOUR, np.repeat(HOLE[:, :, None], 3, 2), "mask: shape 21×30×3 does not fit"),
         (np.dstack([COLOUR, COLOUR[:, :, 0]]), HOLE, r"4 channel\(s\), but the model fills images of 3"),
         (COLOUR.astype(np.float32), HOLE, "span .* of full scale and must be within 0 to 1"),
-        (np.full((21, 30, 3), np.nan), HOLE, "span nan to nan"),
+        (np.full((21, 30, 3), np.nan), HOLE, "holds NaN or infinity where the mask says known"),
         (COLOUR, np.ones((21, 30)), "every pixel of the image is missing"),
         (COLOUR.astype(np.int64), HOLE, "int64; give"),
         (COLOUR[None], HOLE, r"shape \(1, 21, 30, 3\)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -20,6 +21,42 @@ ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, Tensor)
 _FULL_SCALE = {"uint8": 255, "uint16": 65535, "int16": 32767}
 
 
+class Stretch(NamedTuple):
+    """Raw values that the model sees as 0 and 1.
+
+    Attributes:
+        low: The value of 0.
+        high: The value of 1, above ``low``.
+        floats: Whether floats are raw values as well, and not in [0, 1] already.
+    """
+
+    low: float
+    high: float
+    floats: bool = False
+
+    @classmethod
+    def chosen(cls, given: Sequence[float] | None, trained: Sequence[float] | None) -> Stretch | None:
+        """What a caller gives, else what a model was trained with; None for full scale.
+
+        Raises:
+            InputError: What is given is no pair of a lower and a higher number.
+        """
+        if given is None:
+            return None if trained is None else cls(trained[0], trained[1])
+        try:
+            low, high = (float(value) for value in given)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        # The model counts in 32 bits.
+        with np.errstate(over="ignore", under="ignore"):
+            ends_and_span = np.array([low, high, high - low]).astype(np.float32)
+        if not (np.isfinite(ends_and_span).all() and ends_and_span[2] > 0):
+            raise InputError(
+                f"stretch: {given!r}; give the values that become 0 and 1, such as (0, 10000) for reflectance"
+            )
+        return cls(low, high, floats=True)
+
+
 class _Span(NamedTuple):
     """What stored values mean.
 
@@ -34,14 +71,14 @@ class _Span(NamedTuple):
     clips: bool = False
 
 
-def _span(dtype: str, stretch: Sequence[float] | None, deep: bool = False) -> _Span:
-    """The span of stored values: of integers as the model was trained, or full scale; floats are in [0, 1].
+def _span(dtype: str, stretch: Stretch | None, deep: bool = False) -> _Span:
+    """The span of stored values: what the stretch says, or full scale of integers and [0, 1] of floats.
 
     Pillow's 32-bit integers (``deep``) come as floats in units of 65,535.
     """
-    if stretch is not None and (deep or dtype in _FULL_SCALE):
+    if stretch is not None and (deep or stretch.floats or dtype in _FULL_SCALE):
         unit = INTEGER_FULL if deep else 1
-        return _Span(stretch[0] / unit, stretch[1] / unit, clips=True)
+        return _Span(stretch.low / unit, stretch.high / unit, clips=True)
     return _Span(0, _FULL_SCALE.get(dtype, 1))
 
 
@@ -49,8 +86,8 @@ def _is_deep(image: ImageLike) -> bool:
     return isinstance(image, Image.Image) and image.mode == "I"
 
 
-def unit_of(image: ImageLike, name: str, stretch: Sequence[float] | None) -> Tensor:
-    """An image of any family as float32 tensor (B, C, H, W); of integers, what ``_span`` says is 0 and 1.
+def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Tensor:
+    """An image of any family as float32 tensor (B, C, H, W); what ``_span`` says is 0 and 1.
 
     Raises:
         InputError: Family, shape or type is another; says which are taken.
@@ -76,13 +113,18 @@ def unit_of(image: ImageLike, name: str, stretch: Sequence[float] | None) -> Ten
                 "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]"
             )
         span = _span(values.dtype.name, stretch, _is_deep(image))
-        values_HWC = (np.atleast_3d(values).astype(np.float32) - np.float32(span.low)) / np.float32(
+        precise = np.float64 if values.dtype == np.float64 else np.float32
+        values_HWC = (np.atleast_3d(np.asarray(values)).astype(precise) - precise(span.low)) / precise(
             span.high - span.low
         )
-        unit_BCHW = torch.from_numpy(np.ascontiguousarray(values_HWC.transpose(2, 0, 1)))[None]
+        unit_CHW = np.ascontiguousarray(values_HWC.transpose(2, 0, 1), dtype=np.float32)
+        unit_BCHW = torch.from_numpy(unit_CHW)[None]
     if unit_BCHW.numel() == 0:
         raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
-    return unit_BCHW.clamp(0, 1) if span.clips else unit_BCHW
+    if not span.clips:
+        return unit_BCHW
+    # What is infinite is a mistake, and no brightest or darkest value.
+    return unit_BCHW.masked_fill(unit_BCHW.isinf(), math.nan).clamp(0, 1)
 
 
 def hole_of(mask: ImageLike) -> Tensor:
@@ -110,6 +152,22 @@ def hole_of(mask: ImageLike) -> Tensor:
         )
     missing = values != 0
     return missing if isinstance(missing, Tensor) else torch.from_numpy(missing)
+
+
+def check_masked(values: ImageLike | None, name: str, hole_B1HW: Tensor | None = None) -> None:
+    """Refuse a masked array with a masked pixel outside the hole: it would be taken for known.
+
+    Raises:
+        InputError: It has any.
+    """
+    if not isinstance(values, np.ma.MaskedArray):
+        return
+    masked_HW = np.ma.getmaskarray(values)
+    if hole_B1HW is not None:
+        masked_HW = masked_HW.reshape(*values.shape[:2], -1).any(2) & ~hole_B1HW[0, 0].cpu().numpy()
+    if outside := int(masked_HW.sum()):
+        why = "needed; fill them" if hole_B1HW is None else "known by the mask; mark them as missing too"
+        raise InputError(f"{name}: {outside:,} pixel(s) of the masked array are masked, but {why}")
 
 
 def edges_of(edges: ImageLike) -> Tensor:
@@ -160,9 +218,7 @@ def size_of(image_BCHW: Tensor) -> str:
     return f"{image_BCHW.shape[-2]}×{image_BCHW.shape[-1]}"
 
 
-def with_hole(
-    image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor, stretch: Sequence[float] | None
-) -> ImageT:
+def with_hole(image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor, stretch: Stretch | None) -> ImageT:
     """A copy of an image with the hole taken from a result in [0, 1]."""
     if isinstance(image, Tensor):
         whole = image.dtype == torch.uint8
@@ -183,13 +239,16 @@ def with_hole(
 
 
 def _array_with_hole(
-    image: NDArray[Any], new_HWC: NDArray[np.float32], hole_HW: NDArray[np.bool_], span: _Span
+    image: NDArray[Any], new_HWC: NDArray[np.floating], hole_HW: NDArray[np.bool_], span: _Span
 ) -> NDArray[Any]:
     """As :func:`with_hole` for one array of shape (H, W) or (H, W, C)."""
-    new_HWC = new_HWC * np.float32(span.high - span.low) + np.float32(span.low)
+    precise = np.float64 if image.dtype == np.float64 else np.float32
+    new_HWC = new_HWC.astype(precise) * precise(span.high - span.low) + precise(span.low)
     if image.dtype.kind in "iu":
         limits = np.iinfo(image.dtype)
         new_HWC = np.rint(new_HWC).clip(limits.min, limits.max)
     result = image.copy()
+    if isinstance(result, np.ma.MaskedArray):
+        result.soften_mask()  # what is filled is masked no more
     result[hole_HW] = new_HWC[hole_HW] if image.ndim == 3 else new_HWC[hole_HW][:, 0]
     return result
