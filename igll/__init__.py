@@ -40,8 +40,8 @@ def load(
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         revision: Of a repo: branch, tag or full commit.
         sha256: SHA-256 that the file of weights has to have, wherever it comes from; it is refused otherwise.
-        overrides: ``eval.weights=raw`` or ``edges.*=value``, such as ``edges.weights=table5_pidinet.pth``
-            where the detector's weights lie elsewhere than at training.
+        overrides: ``eval.weights=raw``, ``eval.amp=true`` (bfloat16) or ``edges.*=value``, such as
+            ``edges.weights=table5_pidinet.pth`` where the detector's weights lie elsewhere than at training.
 
     Raises:
         InputError: There are no such weights, they cannot be fetched or read, are not those that ``sha256``

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from igll.report.size_table import SizeTable
 
 OVERRIDES = "settings that replace the config's, such as train.batch_size=4 (several may follow)"
-FIXED = "settings that replace the checkpoint's: device=…, eval.weights=…, edges.*=… (several may follow)"
+FIXED = (
+    "settings that replace the checkpoint's: device=…, eval.weights=…, eval.amp=…, edges.*=… "
+    "(several may follow)"
+)
 
 
 def train(arguments: Sequence[str] | None = None) -> NoReturn:

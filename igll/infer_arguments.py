@@ -37,7 +37,7 @@ def infer_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="IMAGE | key=value",
         help="images, folders, or .txt files that list images, one a line; and settings that replace the "
-        "checkpoint's: device=…, eval.weights=…, edges.*=…",
+        "checkpoint's: device=…, eval.weights=…, eval.amp=…, edges.*=…",
     )
     parser.add_argument("--images", action="append", default=[], help="the same as IMAGE")
     parser.add_argument(

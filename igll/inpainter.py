@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igll.config import Config
-from igll.engine.devices import choose_device
+from igll.engine.devices import choose_device, filling_precision
 from igll.engine.image_values import (
     ImageLike,
     ImageT,
@@ -63,8 +63,8 @@ class Inpainter:
             path: Checkpoint written by igll-train, or whatever else :func:`igll.load` takes.
             revision: Of a Hugging Face repo.
             sha256: What the file of weights has to have.
-            overrides: ``device=…`` (default ``auto``, wherever it was trained), ``eval.weights=…`` and
-                ``edges.*=…``; everything else is fixed by the checkpoint.
+            overrides: ``device=…`` (default ``auto``, wherever it was trained), ``eval.weights=…``,
+                ``eval.amp=…`` and ``edges.*=…``; everything else is fixed by the checkpoint.
 
         Raises:
             InputError: As :func:`igll.load`.
@@ -265,7 +265,8 @@ class Inpainter:
         """Run the model: from and to [0, 1], result on the model's device."""
         image_BCHW = unit_BCHW.to(self.device).expand(-1, self.generator.image_channels, -1, -1) * 2 - 1
         mask_B1HW = hole_B1HW.to(self.device, torch.float32)
-        output_BCHW = self.generator(image_BCHW, mask_B1HW, edge_B1HW)[1]
+        with filling_precision(self.config.eval, self.device):
+            output_BCHW = self.generator(image_BCHW, mask_B1HW, edge_B1HW)[1]
         if unit_BCHW.shape[1] == 1:
             output_BCHW = output_BCHW.mean(1, keepdim=True)
         if not bool(output_BCHW.isfinite().all()):

@@ -301,6 +301,7 @@ class EvalConfig(Section):
 
     batch_size: Positive = 8
     weights: Literal["ema", "raw"] = "ema"
+    amp: bool = False
     metrics: list[
         Literal["psnr", "psnr_hole", "l1_hole", "ssim", "ms_ssim", "lpips", "fid", "kid", "fd_effnet_lite0"]
     ] = ["psnr", "psnr_hole", "ssim", "ms_ssim", "lpips", "fid", "kid"]

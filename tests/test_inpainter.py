@@ -455,6 +455,15 @@ def test_load_takes_the_averaged_weights_unless_told(checkpoint):
         assert np.array_equal(loaded.inpaint(COLOUR, HOLE), wanted)
 
 
+def test_bf16_is_close_and_touches_no_known_pixel():
+    plain, half = (
+        igll.load(device="cpu", overrides=[f"eval.amp={wanted}"]).inpaint(COLOUR / 255, HOLE)
+        for wanted in ("false", "true")
+    )
+    assert np.array_equal(half[~HOLE], COLOUR[~HOLE] / 255)
+    assert 1e-5 < np.abs(half - plain)[HOLE].max() < 0.03
+
+
 def test_loading_does_not_depend_on_the_device_of_training(checkpoint):
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     assert igll.load(str(checkpoint)).device.type == wanted

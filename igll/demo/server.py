@@ -31,7 +31,7 @@ class DemoRequest:
         host: Address to listen at.
         port: None takes the first free one from 7860 on.
         browser: Whether to open the page in the browser.
-        overrides: ``device=…``, ``eval.weights=…``, of the weights.
+        overrides: ``device=…``, ``eval.weights=…``, ``eval.amp=…``, of the weights.
     """
 
     checkpoint: str | None = None

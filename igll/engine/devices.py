@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from igll import distributed
-from igll.config import TrainConfig
+from igll.config import EvalConfig, TrainConfig
 from igll.errors import InputError
 from igll.launch import launch
 
@@ -40,6 +41,11 @@ def mixed_precision(train: TrainConfig, device: torch.device) -> torch.autocast:
     """The context in which a network runs in training: bf16 autocast, if it is wanted on this device."""
     wanted = train.amp if device.type == "cuda" else train.amp_cpu
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def filling_precision(config: EvalConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which a trained network fills: bf16 autocast if it is wanted, else the caller's."""
+    return torch.autocast(device.type, torch.bfloat16) if config.amp else nullcontext()
 
 
 @contextmanager

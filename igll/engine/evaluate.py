@@ -20,7 +20,7 @@ from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.distributed import gather, gather_rows, is_writer
-from igll.engine.devices import choose_device
+from igll.engine.devices import choose_device, filling_precision
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
 from igll.engine.trained import differing_settings, load_generator, weights_used
@@ -102,7 +102,12 @@ def evaluate(
     if network is not None:
         generator, trained, _ = network
         title = TITLES[trained.model.name]
-        measured.append(Method(title, lambda sample: fill_sample(generator, sample, device), oracle))
+
+        def fill(sample: Sample) -> Tensor:
+            with filling_precision(config.eval, device):
+                return fill_sample(generator, sample, device)
+
+        measured.append(Method(title, fill, oracle))
     suite = _suite(config, device, len(measured))
     recorder = ProtocolRecorder()
     pictures = measure_methods(measured, suite, dataset, config, recorder)
@@ -150,7 +155,7 @@ def _origin(
         "checkpoint": source.named,
         "checkpoint_sha256": source.sha256,
         "step": step,
-        "weights": weights_used(source.path, config.eval.weights, trained),
+        "weights": weights_used(source.path, config.eval.weights, trained) + ", bf16" * config.eval.amp,
         "structure_prior": trained.model.structure_prior,
     }
 

@@ -64,9 +64,10 @@ class NetworkFiller:
     def __init__(self, inpainter: Inpainter, source: WeightsSource) -> None:
         self.inpainter = inpainter
         prior = inpainter.generator.structure_prior
-        self.name = f"{inpainter.config.model.name}, structure prior {prior}, {source.title}"
+        precision = ", bf16" if inpainter.config.eval.amp else ""
+        self.name = f"{inpainter.config.model.name}, structure prior {prior}, {source.title}{precision}"
         settings = inpainter.config.model_dump(mode="json", include={"eval": {"weights"}, "edges": True})
-        self.fingerprint = f"{source.sha256} {settings}"
+        self.fingerprint = f"{source.sha256} {settings}{precision}"
         self.uses_reference = prior in ("oracle", "reference")
         stretch = inpainter.config.data.stretch
         self.limits = None if stretch is None else (stretch[0], stretch[1])

@@ -53,7 +53,7 @@ class InferRequest:
             a picture's mask, nonzero in a scene's.
         scenes: How georeferenced scenes are filled; their masks are those of ``inputs``.
         share: The part of the images that is filled.
-        overrides: ``device=…``, ``eval.weights=…``, ``edges.*=…``.
+        overrides: ``device=…``, ``eval.weights=…``, ``eval.amp=…``, ``edges.*=…``.
     """
 
     inputs: Inputs

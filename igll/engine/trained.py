@@ -99,22 +99,23 @@ def with_overrides(trained: Config, overrides: Sequence[str], source: str) -> Co
 
     Args:
         trained: The configuration in the checkpoint.
-        overrides: ``device=…``, ``eval.weights=…`` and ``edges.*=…``.
+        overrides: ``device=…``, ``eval.weights=…``, ``eval.amp=…`` and ``edges.*=…``.
         source: What a message calls the checkpoint.
 
     Raises:
         InputError: A value is wrong, or the setting is fixed by the checkpoint.
     """
     values = trained.model_dump()
-    values["device"] = "auto"
+    values["device"], values["eval"]["amp"] = "auto", False
     keys = [override.partition("=")[0].strip() for override in overrides]
     if "edges.detector" in keys:  # the weights on record belong to the detector on record
         values["edges"]["weights"] = None
     config = build_config(values, overrides, source)
     for key, override in zip(keys, overrides, strict=True):
-        if key not in ("device", "eval.weights") and not key.startswith("edges."):
+        if key not in ("device", "eval.weights", "eval.amp") and not key.startswith("edges."):
             raise InputError(
-                f"'{override}': fixed by the checkpoint; device, eval.weights and edges.* can be set here"
+                f"'{override}': fixed by the checkpoint; "
+                "device, eval.weights, eval.amp and edges.* can be set here"
             )
     return config
 

@@ -228,6 +228,19 @@ def test_the_weights_that_were_measured_are_named(small, tmp_path: Path):
         assert result["weights"] == name
 
 
+def test_bf16_is_measured_if_wanted_and_recorded(small, run, tmp_path: Path):
+    checkpoint = run()
+    plain, half = (
+        evaluate(small(eval={"amp": wanted}), checkpoint, tmp_path / str(wanted)) for wanted in (False, True)
+    )
+    assert (plain["weights"], half["weights"]) == ("ema", "ema, bf16")
+    floors, networks = (
+        [result["methods"][name]["psnr_hole"] for result in (plain, half)]
+        for name in ("mean of known", "IGLL")
+    )
+    assert floors[0] == floors[1] and networks[0] == pytest.approx(networks[1], abs=0.1)
+
+
 def test_settings_of_another_network_than_the_checkpoints_are_told(small, run, tmp_path: Path, capsys):
     checkpoint = run()
     evaluate(small(), checkpoint, tmp_path / "same")

@@ -70,7 +70,9 @@ def test_fingerprints_change_with_what_the_result_depends_on(tmp_path):
     source = find_weights(tmp_path / "a.pt")
     raw = NetworkFiller(Inpainter.from_checkpoint(source.path, ["eval.weights=raw", "device=cpu"]), source)
     pidinet = NetworkFiller(Inpainter.from_checkpoint(source.path, ["edges.detector=pidinet"]), source)
-    every = [one.fingerprint for one in (plain, stretched, raw, pidinet, MethodFiller("nearest"))]
+    half = NetworkFiller(Inpainter.from_checkpoint(source.path, ["eval.amp=true"]), source)
+    every = [one.fingerprint for one in (plain, stretched, raw, pidinet, half, MethodFiller("nearest"))]
+    assert half.name == f"{plain.name}, bf16"
     assert len(set(every)) == len(every)
     assert filler(tmp_path / "a.pt").fingerprint == plain.fingerprint
     assert plain.limits is None and stretched.limits == (0, 3000)
