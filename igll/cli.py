@@ -110,7 +110,8 @@ def compare(arguments: Sequence[str]) -> NoReturn:
     parser.add_argument(
         "--method",
         action="append",
-        help="method to compare (default: IGLL); give it twice to name one of A and one of B",
+        help="method to compare, as tables or configurations call it (default: IGLL); give it twice to name "
+        "one of A and one of B",
     )
     parser.add_argument("--out", help="folder for comparison.json and comparison.md")
     parser.add_argument("--mix", action="store_true", help="compare although images, masks or metrics differ")

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igll.baselines import CLASSICAL_TITLES
 from igll.engine.protocol import Protocol, names_sha256
 from igll.errors import InputError
 from igll.metrics import IMAGE_METRICS, METRIC_NAMES, average, standard_error
+from igll.registry import TITLES
 
 # Means are recomputed from the very numbers they were made of; only their text lies in between.
 _TOLERANCE = 1e-9
@@ -61,12 +63,16 @@ class Results:
     def method(self, name: str) -> MethodResults:
         """One method's results.
 
+        Args:
+            name: What the tables call it, or what configurations do, such as ``harmonic``.
+
         Raises:
             InputError: There is no such method here; says which there are.
         """
-        if name not in self.methods:
+        title = name if name in self.methods else (CLASSICAL_TITLES | TITLES).get(name, name)
+        if title not in self.methods:
             raise InputError(f"{self.folder}: has no method '{name}'; it has {', '.join(self.methods)}")
-        return self.methods[name]
+        return self.methods[title]
 
 
 def load_results(folder: Path) -> Results:

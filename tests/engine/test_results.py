@@ -33,6 +33,8 @@ def test_everything_comes_back(write_results):
     assert list(results.methods) == ["mean of known", "IGLL"]
     network = results.method("IGLL")
     assert network.oracle and not results.method("mean of known").oracle
+    assert results.method("igll") is network
+    assert results.method("mean_of_known") is results.method("mean of known")
     for metric, series in VALUES["IGLL"].items():
         np.testing.assert_array_equal(network.values[metric], series)
     assert network.means == {"psnr": pytest.approx(29.4), "lpips": pytest.approx(0.2)}
