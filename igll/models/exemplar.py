@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igll.models.patch_search import Level, PatchSearch
+from igll.models.uncompiled import uncompiled
 
 # The finest one lays patches over a pixel of their neighbours alone: more would blur what they show.
 _LEVELS = (
@@ -27,7 +28,7 @@ _BLURS, _FAR = (3.0, 16.0), 32
 _NEAR = 5  # pixels from known ground within which a net knows better what goes on
 
 
-@torch.compiler.disable
+@uncompiled
 @torch.no_grad()
 def fill_by_example(filled_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """Fill the hole with patches of known ground.

@@ -22,6 +22,7 @@ from igll.models.layers import (
 from igll.models.prefill import prefill_harmonic, prefill_mean, prefill_pyramid
 from igll.models.reconstruction import ReconstructionNet, SkippingNet
 from igll.models.similarity import FlexibleFeatureSimilarity
+from igll.models.uncompiled import uncompiled
 from igll.models.vanilla import VanillaAttention
 
 Prefill = Literal["none", "mean", "pyramid", "harmonic"]
@@ -83,7 +84,7 @@ class Generator(InpaintingNetwork):
         # Tokens are then rows of memory, and convolutions faster on CPUs and tensor cores.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.compiler.disable
+    @uncompiled
     def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout:
         """What follows from the mask alone; see :meth:`InpaintingNetwork.layout`."""
         hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW.cpu() > 0.5).float()))

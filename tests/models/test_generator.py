@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -370,3 +372,14 @@ def test_torch_compile_gets_a_pass_as_one_graph() -> None:
         wanted = net.fill(image, mask, layout=layout)
     assert len(graphs) == 1
     assert torch.allclose(found.perception_BCHW, wanted.perception_BCHW, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        whole = torch.compile(net, backend=counted)(image, mask)[1]
+    assert len(graphs) == 2  # another one, after the hole's lists were worked out outside of it
+    assert torch.allclose(whole, wanted.perception_BCHW, rtol=0, atol=1e-5)
+
+
+def test_the_compiler_is_not_imported_before_somebody_compiles() -> None:
+    """It takes a second of every start."""
+    code = "import sys, igll.models as m; m.Generator(width=4); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
