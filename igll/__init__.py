@@ -49,6 +49,8 @@ def load(
     """
     from igll.inpainter import Inpainter
 
+    if isinstance(overrides, str):
+        raise InputError(f"overrides: '{overrides}'; give a list of them, such as ['eval.amp=true']")
     given = [*overrides, f"device={device}"]
     return Inpainter.from_checkpoint(name_or_path, given, revision=revision, sha256=sha256)
 

@@ -15,6 +15,7 @@ from igll.engine.image_values import (
     ImageLike,
     ImageT,
     Stretch,
+    check_channels_last,
     check_complete,
     check_masked,
     edges_of,
@@ -194,7 +195,9 @@ class Inpainter:
         self.check_guide(edges is not None, reference is not None)
         span = Stretch.chosen(stretch, self.config.data.stretch)
         unit_BCHW = unit_of(image, "image", span)
-        hole_B1HW = plane_of(hole_of(mask), unit_BCHW, "mask")
+        hole = hole_of(mask)
+        check_channels_last(image, hole)
+        hole_B1HW = plane_of(hole, unit_BCHW, "mask")
         check_masked(image, "image", hole_B1HW)
         check_masked(edges, "edges")
         check_masked(reference, "reference")

@@ -23,7 +23,9 @@ from igll.cli import OVERRIDES, exit_with
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        "dense_form.py", description="Time the generator against its dense form."
+        "dense_form.py",
+        description="Time the generator against its dense form.",
+        epilog=(__doc__ or "").partition("\n\n")[2].partition("\n\n")[2],
     )
     add = parser.add_argument
     add("--config", type=Path, help="whose model is timed (default: the published one)")
@@ -51,11 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.models.dense import dense_form, plain_layers
         from igll.models.winograd import plain_convolutions
 
+        if options.rounds < 1 or options.size < 32 or options.size % 4:
+            raise InputError("--rounds starts at 1, and --size at 32 in steps of 4")
         given, device = options.overrides, choose_device(options.device)
         config = load_config(options.config, given) if options.config else build_config({}, given, "--set")
         generator = fresh_generator(config.model).to(device)
         if not isinstance(generator, Generator):
             raise InputError(f"model.name: {config.model.name} has no dense form; choose igll")
+        for net in (generator.pirn, generator.pern):
+            # A residual net's last layer starts at zero, which would make all forms agree.
+            torch.nn.init.normal_(net.decoder[-1].get_parameter("weight"), std=0.02)
 
         @plain_convolutions()
         def whole_frame(image: torch.Tensor, mask: torch.Tensor, edge: torch.Tensor | None) -> torch.Tensor:

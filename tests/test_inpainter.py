@@ -258,7 +258,7 @@ def test_tensors_and_pictures_are_stretched_too():
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_a_stretch_that_is_given_counts_for_integers_and_floats(model, dtype):
     low, high = (20, 180) if dtype == "uint8" else (100, 3000)
-    image = RNG.integers(0, high + 40, (21, 30, 3)).astype(dtype)
+    image = np.random.default_rng(5).integers(0, high + 40, (21, 30, 3)).astype(dtype)
     unit = ((image.astype(np.float64) - low) / (high - low)).clip(0, 1)
     wanted = expected(model, unit, HOLE).clip(0, 1) * (high - low) + low
     for fills in (model, stretched([0, 60000], structure_prior="learned")):
@@ -285,6 +285,7 @@ def test_a_stretch_that_is_given_counts_for_integers_and_floats(model, dtype):
         (0, 1e39),
         (-3e38, 3e38),
         (0, 1e-50),
+        (0, 10**400),
     ],
 )
 def test_what_is_no_stretch_is_refused(model, stretch):
@@ -311,6 +312,14 @@ def test_masked_pixels_of_the_image_have_to_be_missing(model):
         filled = model.inpaint(given, missing)
         assert np.array_equal(np.asarray(filled), model.inpaint(COLOUR, missing))
         assert not np.ma.getmaskarray(filled).any() and np.array_equal(given.mask, masked.mask)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_means_no_data_in_the_hole_is_no_trouble(model):
+    image = COLOUR / 255
+    wanted = model.inpaint(image, HOLE)
+    image[HOLE] = -1.797e308
+    assert np.array_equal(model.inpaint(image, HOLE)[HOLE], wanted[HOLE])
 
 
 def test_masked_pixels_of_a_guide_are_refused(oracle):
@@ -359,6 +368,7 @@ def test_a_stretch_beyond_what_the_type_holds_is_cut_off():
         (COLOUR, np.ones((21, 30)), "every pixel of the image is missing"),
         (COLOUR.astype(np.int64), HOLE, "int64; give"),
         (COLOUR[None], HOLE, r"shape \(1, 21, 30, 3\)"),
+        (COLOUR.transpose(2, 0, 1), HOLE, r"\(3, 21, 30\) has its channels first; give \(H, W, C\)"),
         (torch.zeros(21, 30), HOLE, r"tensor of shape \(21, 30\)"),
         (torch.zeros(3, 21, 30, dtype=torch.int32), HOLE, "torch.int32"),
         ("photo.png", HOLE, "image: str; give a NumPy array"),

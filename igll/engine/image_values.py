@@ -45,14 +45,15 @@ class Stretch(NamedTuple):
             return None if trained is None else cls(trained[0], trained[1])
         try:
             low, high = (float(value) for value in given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             low = high = math.nan
         # The model counts in 32 bits.
         with np.errstate(over="ignore", under="ignore"):
             ends_and_span = np.array([low, high, high - low]).astype(np.float32)
         if not (np.isfinite(ends_and_span).all() and ends_and_span[2] > 0):
             raise InputError(
-                f"stretch: {given!r}; give the values that become 0 and 1, such as (0, 10000) for reflectance"
+                f"stretch: {given!r}; give the values that become 0 and 1, the lower one first, such as "
+                "(0, 10000) for reflectance"
             )
         return cls(low, high, floats=True)
 
@@ -110,15 +111,14 @@ def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Tensor:
         if values.ndim not in (2, 3) or not (values.dtype.name in _FULL_SCALE or values.dtype.kind == "f"):
             raise InputError(
                 f"{name}: array of shape {values.shape} and {values.dtype}; "
-                "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]"
+                "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1], or floats with a stretch"
             )
         span = _span(values.dtype.name, stretch, _is_deep(image))
         precise = np.float64 if values.dtype == np.float64 else np.float32
-        values_HWC = (np.atleast_3d(np.asarray(values)).astype(precise) - precise(span.low)) / precise(
-            span.high - span.low
-        )
-        unit_CHW = np.ascontiguousarray(values_HWC.transpose(2, 0, 1), dtype=np.float32)
-        unit_BCHW = torch.from_numpy(unit_CHW)[None]
+        with np.errstate(over="ignore"):  # by what means no data, in the hole
+            values_HWC = np.atleast_3d(np.asarray(values)).astype(precise) - precise(span.low)
+            unit_CHW = (values_HWC / precise(span.high - span.low)).transpose(2, 0, 1).astype(np.float32)
+        unit_BCHW = torch.from_numpy(np.ascontiguousarray(unit_CHW))[None]
     if unit_BCHW.numel() == 0:
         raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
     if not span.clips:
@@ -152,6 +152,21 @@ def hole_of(mask: ImageLike) -> Tensor:
         )
     missing = values != 0
     return missing if isinstance(missing, Tensor) else torch.from_numpy(missing)
+
+
+def check_channels_last(image: ImageLike, hole: Tensor) -> None:
+    """Refuse an array with its channels first, as rasterio reads it, by the mask that it comes with.
+
+    Raises:
+        InputError: That is how it looks.
+    """
+    if isinstance(image, np.ndarray) and image.ndim == 3 and hole.shape[:-2].numel() == 1:
+        size = tuple(hole.shape[-2:])
+        if image.shape[1:] == size != image.shape[:2]:
+            raise InputError(
+                f"image: array of shape {image.shape} has its channels first; give (H, W, C), as by "
+                "np.moveaxis(image, 0, -1)"
+            )
 
 
 def check_masked(values: ImageLike | None, name: str, hole_B1HW: Tensor | None = None) -> None:
