@@ -247,7 +247,7 @@ def test_tensors_and_pictures_are_stretched_too():
     assert not np.array_equal(full.inpaint(COLOUR, HOLE), wanted)
 
     grey = stretched([1000, 9000], image_channels=1)
-    deep = RNG.integers(0, 12_000, (21, 30), dtype=np.uint16)
+    deep = np.random.default_rng(1).integers(0, 12_000, (21, 30), dtype=np.uint16)
     wanted = grey.inpaint(deep, HOLE)
     for picture in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
         found = np.asarray(grey.inpaint(picture, HOLE)).astype(int)
