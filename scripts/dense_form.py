@@ -15,9 +15,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from igll.cli import OVERRIDES, exit_with
+
+if TYPE_CHECKING:
+    from igll.models import Generator
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -36,6 +39,20 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def forms_of(generator: Generator) -> dict[str, Callable[..., Any]]:
+    """From the dense form to the generator, each called with image, mask and edge map."""
+    from igll.models.dense import dense_form, plain_layers
+    from igll.models.winograd import plain_convolutions
+
+    return {
+        "dense": dense_form(generator),
+        "pairs": plain_layers(generator),
+        "enlarging": plain_convolutions()(generator.fill),  # the whole frame, as no layout says otherwise
+        "around": plain_convolutions()(generator),
+        "generator": generator,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Read the arguments and run."""
     options = read_arguments(arguments)
@@ -50,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.devices import choose_device
         from igll.errors import InputError
         from igll.models import Generator
-        from igll.models.dense import dense_form, plain_layers
-        from igll.models.winograd import plain_convolutions
 
         if options.rounds < 1 or options.size < 32 or options.size % 4:
             raise InputError("--rounds starts at 1, and --size at 32 in steps of 4")
@@ -60,26 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         generator = fresh_generator(config.model).to(device)
         if not isinstance(generator, Generator):
             raise InputError(f"model.name: {config.model.name} has no dense form; choose igll")
-        for net in (generator.pirn, generator.pern):
-            # A residual net's last layer starts at zero, which would make all forms agree.
-            torch.nn.init.normal_(net.decoder[-1].get_parameter("weight"), std=0.02)
-
-        @plain_convolutions()
-        def whole_frame(image: torch.Tensor, mask: torch.Tensor, edge: torch.Tensor | None) -> torch.Tensor:
-            return generator.fill(image, mask, edge).perception_BCHW
-
-        @plain_convolutions()
-        def around(*inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-            filled: tuple[torch.Tensor, torch.Tensor] = generator(*inputs)
-            return filled
-
-        forms: dict[str, Callable[..., Any]] = {
-            "dense": dense_form(generator),
-            "pairs": plain_layers(generator),
-            "enlarging": whole_frame,
-            "around": around,
-            "generator": generator,
-        }
+        if config.model.residual:
+            torch.manual_seed(0)
+            for net in (
+                generator.pirn,
+                generator.pern,
+            ):  # whose last layers start at zero: all forms would agree
+                torch.nn.init.normal_(net.decoder[-1].get_parameter("weight"), std=0.02)
+        forms = forms_of(generator)
         print(
             "hole (%)"
             + "".join(f"{name + ' (ms)':>20}" for name in forms)

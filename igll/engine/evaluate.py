@@ -101,13 +101,7 @@ def evaluate(
     measured = [Method(CLASSICAL_TITLES[name], classical_fill(name)) for name in names]
     if network is not None:
         generator, trained, _ = network
-        title = TITLES[trained.model.name]
-
-        def fill(sample: Sample) -> Tensor:
-            with filling_precision(config.eval, device):
-                return fill_sample(generator, sample, device)
-
-        measured.append(Method(title, fill, oracle))
+        measured.append(Method(TITLES[trained.model.name], _network_fill(generator, config, device), oracle))
     suite = _suite(config, device, len(measured))
     recorder = ProtocolRecorder()
     pictures = measure_methods(measured, suite, dataset, config, recorder)
@@ -141,6 +135,16 @@ def _settings(config: Config, source: WeightsSource | None, trained: Config | No
     if (differing := differing_settings(trained.model, config.model)) and is_writer():
         print(f"note: measured as {source.named} was trained: {differing}", file=sys.stderr)
     return config.model_copy(update={"model": trained.model, "edges": edge_settings(config, trained)})
+
+
+def _network_fill(generator: InpaintingNetwork, config: Config, device: torch.device) -> Fill:
+    """A trained network, in the precision wanted."""
+
+    def fill(sample: Sample) -> Tensor:
+        with filling_precision(config.eval, device):
+            return fill_sample(generator, sample, device)
+
+    return fill
 
 
 def _origin(
