@@ -162,6 +162,8 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "string_type":
         message = f"input should be text; if it is, quote it twice: {key}='\"...\"'"
+    if detail["type"] in ("bool_parsing", "bool_type"):
+        message = "give true or false"
     if detail["type"] == "model_type":
         message = f"is a section; its keys are {shortened(', '.join(all_keys(section)), 250)}"
     return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {shown(detail['input'])})"

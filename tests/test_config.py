@@ -107,6 +107,7 @@ def test_a_saved_configuration_reads_back_equal(written, tmp_path: Path):
         ("", ["data.stretch=[9, 9]"], ["data.stretch", "the smaller first"]),
         ("", ["data.stretch=[1, 2, 3]"], ["data.stretch", "two raw values that become 0 and 1"]),
         ("", ["data.stretch=7"], ["data.stretch", "list", "got 7"]),
+        ("", ["eval.amp=maybe"], ["'eval.amp=maybe': eval.amp: give true or false (got 'maybe')"]),
         ("", ["data.name=aids"], ["data.name", "'aid'", "got 'aids'"]),
         ("", ["device=gpu"], ["device", "use auto, cpu, cuda"]),
         ("", ["losses.svd=.nan"], ["losses.svd", "finite"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from igll.config import all_keys
 from igll.data.files import IMAGE_SUFFIXES, list_images, match_by_stem
 from igll.engine.picture_io import output_suffix
 from igll.errors import InputError
@@ -160,7 +161,9 @@ def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:
             _check_suffix(path)
             found.append((path.parent, [path]))
         elif not path.exists():
-            raise InputError(f"{path}: no such file or folder; check the path")
+            setting = "=" in path.name or path.name in all_keys()
+            hint = "a setting is written key.sub=value" if setting else "check the path"
+            raise InputError(f"{path}: no such file or folder; {hint}")
         else:
             images = list_images(path, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *SCENE_SUFFIXES))))
             # Of a folder of results, what marks the synthetic pixels is no image.

@@ -160,7 +160,9 @@ def test_results_in_impossible_places(scene, tmp_path, capsys):
         (["--reference", __file__], "looks at the image alone"),
         (["--edges", "absent.png"], "absent.png: no such file or folder of edge maps"),
         (["--reference", "absent.tif"], "absent.tif: no such file or folder of references"),
-        (["--images", "absent"], "absent: no such file or folder"),
+        (["--images", "absent"], "absent: no such file or folder; check the path"),
+        (["--images", "eval.amp"], "eval.amp: no such file or folder; a setting is written key.sub=value"),
+        (["--images", "amp=true"], "amp=true: no such file or folder; a setting is written key.sub=value"),
     ],
 )
 def test_wrong_arguments(scene, tmp_path, capsys, arguments, reason):
