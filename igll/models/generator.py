@@ -87,7 +87,7 @@ class Generator(InpaintingNetwork):
     @uncompiled
     def layout(self, mask_B1HW: Tensor, whole_frame: bool = True) -> HoleLayout:
         """What follows from the mask alone; see :meth:`InpaintingNetwork.layout`."""
-        hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW.cpu() > 0.5).float()))
+        hole_B1HW = hole_on_grid(pad_to_stride(mask_B1HW.cpu().float()))
         return HoleLayout.of(hole_B1HW, None if whole_frame else (WINDOW_MARGIN, CANVAS_MARGIN))
 
     def fill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections import Counter
@@ -22,10 +21,8 @@ from igll.engine.objectives import Objectives
 from igll.engine.state import TrainState, build_state
 from igll.engine.step import train_step
 from igll.errors import NumericsError
-from igll.losses.singular_values import leading_singular_values
-from igll.models.discriminator import Discriminator, Rectangle
 
-CPU, META = torch.device("cpu"), torch.device("meta")
+CPU = torch.device("cpu")
 
 # On CUDA each of these makes the host wait.
 _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "item")
@@ -81,16 +78,6 @@ def test_a_step_never_waits_for_the_device(run, monkeypatch, adversarial_form: s
         state.settle()
         assert waits.seen["_local_scalar_dense"] == 1
     assert {"generator/svd", "gradient/discriminator"} <= terms.keys()
-
-
-def test_singular_values_and_discriminator_send_the_device_nothing(monkeypatch):
-    """On meta tensors no value exists that the host could look at."""
-    # Autocast knows no meta device.
-    monkeypatch.setattr("igll.losses.singular_values.full_precision", lambda _: contextlib.nullcontext())
-    image = torch.empty(2, 3, 64, 64, device=META)
-    assert leading_singular_values(image.flatten(0, 1), 4).shape == (6, 4)
-    network = Discriminator(3, 4, edge=False).to(META)
-    assert network(image, None, [Rectangle(0, 8, 32, 32)] * 2).logits.shape == (2, 1)
 
 
 def weights(state: TrainState) -> dict[str, dict[str, torch.Tensor]]:
