@@ -189,13 +189,14 @@ class Inpainter:
             colours. Arrays and tensors have no alpha: every channel is an image channel.
 
         Raises:
-            InputError: Sizes, channels, types or ranges do not fit, an image is missing entirely, a pixel of
-                a masked array is masked but needed, or the guide is not what the model needs.
+            InputError: Sizes, channels, types or ranges do not fit, an image is missing entirely, all of its
+                known values lie above or all below the stretch, a pixel of a masked array is masked but
+                needed, or the guide is not what the model needs.
         """
         self.check_guide(edges is not None, reference is not None)
         span = Stretch.chosen(stretch, self.config.data.stretch)
-        unit_BCHW = unit_of(image, "image", span)
-        hole = hole_of(mask)
+        unit = unit_of(image, "image", span)
+        unit_BCHW, hole = unit.clipped(), hole_of(mask)
         check_channels_last(image, hole)
         hole_B1HW = plane_of(hole, unit_BCHW, "mask")
         check_masked(image, "image", hole_B1HW)
@@ -204,6 +205,7 @@ class Inpainter:
         if not hole_B1HW.any():
             return image.detach().clone() if isinstance(image, Tensor) else image.copy()
         self._check(unit_BCHW, hole_B1HW)
+        unit.check_seen(hole_B1HW, span)
         edge_B1HW = self._edges(unit_BCHW, edges, reference, span)
         filled_BCHW = self._fill(unit_BCHW, hole_B1HW, edge_B1HW)
         return with_hole(image, filled_BCHW, hole_B1HW, span)
@@ -252,7 +254,7 @@ class Inpainter:
             return edge_B1HW.to(self.device)
         if reference is None:
             return None
-        other_BCHW = unit_of(reference, "reference", stretch)
+        other_BCHW = unit_of(reference, "reference", stretch).clipped()
         batch, size = len(unit_BCHW), unit_BCHW.shape[-2:]
         if other_BCHW.shape[-2:] != size or len(other_BCHW) not in (1, batch):
             raise InputError(

@@ -293,6 +293,18 @@ def test_what_is_no_stretch_is_refused(model, stretch):
         model.inpaint(COLOUR, HOLE, stretch=stretch)
 
 
+def test_a_stretch_that_misses_all_known_values_is_refused(model):
+    image = COLOUR.clip(2, 250)
+    image[HOLE] = 0  # what the hole holds does not count
+    told = r"image: all known values lie {} the stretch, {} to {}, .*give stretch=\(low, high\)"
+    with pytest.raises(InputError, match=told.format("above", 0, 1)):
+        model.inpaint(image, HOLE, stretch=(0, 1))
+    with pytest.raises(InputError, match=told.format("below", 256, 10000)):
+        stretched([256, 10_000]).inpaint(Image.fromarray(image), HOLE)
+    black = np.zeros_like(image)
+    assert model.inpaint(black, HOLE, stretch=(0, 10_000)).shape == black.shape  # a value of the stretch
+
+
 def test_a_reference_is_stretched_like_the_image(oracle):
     deep = COLOUR.astype(np.uint16) * 10
     wanted = oracle.inpaint(COLOUR, HOLE, reference=COLOUR).astype(int)

@@ -87,8 +87,41 @@ def _is_deep(image: ImageLike) -> bool:
     return isinstance(image, Image.Image) and image.mode == "I"
 
 
-def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Tensor:
-    """An image of any family as float32 tensor (B, C, H, W); what ``_span`` says is 0 and 1.
+class Unit(NamedTuple):
+    """An image as the model counts.
+
+    Attributes:
+        unit_BCHW: Float32; what ``_span`` says is 0 and 1, values beyond them included.
+        clips: Whether those are taken for the nearer end.
+    """
+
+    unit_BCHW: Tensor
+    clips: bool
+
+    def clipped(self) -> Tensor:
+        """Unit_BCHW as the model sees it."""
+        return self.unit_BCHW.clamp(0, 1) if self.clips else self.unit_BCHW
+
+    def check_seen(self, hole_B1HW: Tensor, stretch: Stretch | None) -> None:
+        """Refuse an image whose known values are all beyond the same end of the stretch.
+
+        Raises:
+            InputError: They are, so that it would look like one colour.
+        """
+        if stretch is None or not self.clips:
+            return
+        least = self.unit_BCHW.masked_fill(hole_B1HW, math.inf).amin()
+        most = self.unit_BCHW.masked_fill(hole_B1HW, -math.inf).amax()
+        if bool((least > 1) | (most < 0)):
+            beyond = "above" if bool(least > 1) else "below"
+            raise InputError(
+                f"image: all known values lie {beyond} the stretch, {stretch.low:g} to {stretch.high:g}, and "
+                "would look alike to the model; give stretch=(low, high), about the least and largest of them"
+            )
+
+
+def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Unit:
+    """An image of any family as the model counts.
 
     Raises:
         InputError: Family, shape or type is another; says which are taken.
@@ -121,10 +154,10 @@ def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Tensor:
         unit_BCHW = torch.from_numpy(np.ascontiguousarray(unit_CHW))[None]
     if unit_BCHW.numel() == 0:
         raise InputError(f"{name}: has no pixel (shape {tuple(unit_BCHW.shape[1:])})")
-    if not span.clips:
-        return unit_BCHW
-    # What is infinite is a mistake, and no brightest or darkest value.
-    return unit_BCHW.masked_fill(unit_BCHW.isinf(), math.nan).clamp(0, 1)
+    if span.clips:
+        # What is infinite is a mistake, and no brightest or darkest value.
+        unit_BCHW = unit_BCHW.masked_fill(unit_BCHW.isinf(), math.nan)
+    return Unit(unit_BCHW, span.clips)
 
 
 def hole_of(mask: ImageLike) -> Tensor:
