@@ -151,6 +151,8 @@ def infer_request(options: argparse.Namespace) -> InferRequest:
         collar=options.collar,
         dilate=_at_least("--dilate", options.dilate, 0),
     )
+    if not options.out:
+        raise InputError("--out '': is empty; name a file or a folder")
     return InferRequest(
         inputs=Inputs(
             images=[Path(image) for image in images],

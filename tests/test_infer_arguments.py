@@ -79,6 +79,7 @@ def test_images_and_settings_are_told_apart(tmp_path, monkeypatch):
         ("a --out o --stretch -1", "--stretch -1"),
         ("a --out o --dilate -3", "--dilate -3: give at least 0"),
         ("a --out o --hole white", "--hole white: says how to read a mask"),
+        ("a --out=", "--out '': is empty; name a file or a folder"),
     ],
 )
 def test_what_is_refused(text, reason):

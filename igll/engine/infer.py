@@ -198,14 +198,21 @@ def _fill_scene(filler: Filler, job: Job, request: InferRequest) -> None:
     sources = replace(request.scenes.sources, masks=job.mask, hole=hole, quality=job.quality)
     result = fill_scene(job.image, job.out, replace(request.scenes, sources=sources), filler, job.reference)
     counts = result.counts
+    if result.note:
+        tqdm.write(f"{job.image}: {result.note}")
     if counts is None:
         tqdm.write(f"{job.out}: is there already, of the same request; left as it is")
-    elif counts.hole + counts.gap == 0:
-        tqdm.write(f"{job.image}: nothing to fill; copied to {job.out}")
+        return
+    left = ""
+    if counts.void:
+        how = "--collar fill fills" if sources.fills_nodata else "--nodata fills gaps among"
+        left = f"; {counts.void:,} without a value stay so ({how} them)"
+    filled = counts.hole + counts.gap
+    total = filled + counts.known + counts.void
+    if filled:
+        tqdm.write(f"{job.out}: {filled:,} of {total:,} pixels filled ({filled / total:.2%}){left}")
     else:
-        filled = counts.hole + counts.gap
-        total = filled + counts.known + counts.void
-        tqdm.write(f"{job.out}: {filled:,} of {total:,} pixels filled ({filled / total:.2%})")
+        tqdm.write(f"{job.image}: nothing to fill; copied to {job.out}{left}")
 
 
 def _named(job: Job, message: str) -> str:

@@ -27,11 +27,19 @@ from igll.errors import InputError
 from igll.geo.blending import compose
 from igll.geo.box import Box, blocks, working_side
 from igll.geo.cells import is_missing, read_cells
+from igll.geo.fill_mask import (
+    COUNT_TAG,
+    count_synthetic,
+    is_cut_short,
+    synthetic_before,
+    write_fill_mask,
+)
+from igll.geo.fillable import fillable_bands
 from igll.geo.gdal_session import gdal_session
 from igll.geo.holes import ClassCounts, HoleSources, write_classes
 from igll.geo.levels import Level, new_raster, reduce_level
 from igll.geo.mask_files import VECTOR_SUFFIXES
-from igll.geo.output import fillable_bands, filled_copy, is_finished, refuse_target, write_fill_mask
+from igll.geo.output import filled_copy, is_finished, refuse_target
 from igll.geo.raster import open_raster, reading
 from igll.geo.reference import open_reference
 from igll.geo.scaling import Scaling, full_scaling, percentile_scaling
@@ -70,10 +78,12 @@ class SceneResult(NamedTuple):
     Attributes:
         counts: Pixels of each class; None if the result was there already.
         tiles: Passes of the model.
+        note: What else the user has to know, if anything.
     """
 
     counts: ClassCounts | None
     tiles: int
+    note: str | None = None
 
 
 def fill_scene(
@@ -123,7 +133,8 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _is_there(out: Path, tags: dict[str, str]) -> bool:
-    return is_finished(out, tags) and is_finished(synthetic_path(out), tags)
+    mask = synthetic_path(out)
+    return is_finished(out, tags) and is_finished(mask, tags) and not is_cut_short(out, mask)
 
 
 def _filled(
@@ -143,9 +154,11 @@ def _filled(
             refuse_target(path, dataset.files)
             _refuse_foreign(path)
         level = Level(scene, classes, fillable_bands(scene, dataset, options.sources.bands(dataset)))
+    earlier, note = _earlier(scene)
     counts = _classes(scene, options.sources, classes, work)
+    synthetic = counts.hole + counts.gap if earlier is None else count_synthetic(classes, earlier)
     tags = tags | {
-        "IGLL_SYNTHETIC_PIXELS": str(counts.hole + counts.gap),
+        COUNT_TAG: str(synthetic),
         "IGLL_NOTE": "filled pixels are plausible, not measured; the mask of the same name marks them",
     }
     solved = None
@@ -156,8 +169,20 @@ def _filled(
         if solved:
             for part, unit_CHW in _parts(level, *solved):
                 copy.write(part.window(), job.scaling.from_unit(unit_CHW))
-    write_fill_mask(classes, synthetic_path(out), tags)
-    return SceneResult(counts, len(solved[0].tiles) if solved else 0)
+    write_fill_mask(classes, synthetic_path(out), tags, filled=out, earlier=earlier)
+    return SceneResult(counts, len(solved[0].tiles) if solved else 0, note)
+
+
+def _earlier(scene: Path) -> tuple[Path | None, str | None]:
+    """The mask of what is synthetic in the scene itself, being a result, and what to say of that."""
+    mask = synthetic_path(scene)
+    count = synthetic_before(scene, mask)
+    if count is None:
+        return None, None
+    note = f"{count:,} of its pixels are synthetic, from an earlier filling, and are taken for known"
+    if mask.is_file():
+        return mask, note
+    return None, f"{note}; their mask, {mask}, is not there, so the new one will not mark them"
 
 
 class _Job(NamedTuple):

@@ -170,9 +170,27 @@ def write_classes(scene: Path, sources: HoleSources, out: Path, progress: bool =
         footprint = _find(dataset, scene, sources, bands, markers, raw, bar)
         counts = _finish(dataset, raw, footprint, sources.dilate, temporary, bar)
         if not counts.known:
-            cause = " once holes are dilated" if sources.dilate else ""
-            raise InputError(f"{scene}: every pixel is missing{cause}, so nothing is known to fill from")
+            raise InputError(f"{scene}: {_why_nothing_is_known(dataset, scene, sources, bands)}")
     return counts
+
+
+def _why_nothing_is_known(dataset: Any, scene: Path, sources: HoleSources, bands: tuple[int, ...]) -> str:
+    """What to say of a scene without a known pixel, and what to look at."""
+    has_value_C = np.zeros(len(bands), dtype=np.bool_)
+    for box in stored_blocks(dataset):
+        with reading(scene):
+            has_value_C |= ~missing_values(dataset, bands, box).all(axis=(1, 2))
+    if has_value_C.any() and not has_value_C.all():
+        empty = ", ".join(str(bands[place]) for place in np.flatnonzero(~has_value_C))
+        return f"band {empty} has no value anywhere; leave it out first: gdal_translate -b for all others"
+    cause = " once holes are dilated" if sources.dilate else ""
+    marking = [
+        *([f"{sources.masks} and what marks a hole there"] if sources.masks else []),
+        *([f"{sources.quality} and the flags '{sources.quality_flags}'"] if sources.quality else []),
+        *(["the rule for clouds"] if sources.clouds else []),
+    ]
+    advice = f"; check {', '.join(marking)}" if marking and has_value_C.all() else ""
+    return f"every pixel is missing{cause}, so nothing is known to fill from{advice}"
 
 
 def _open_markers(
@@ -307,6 +325,9 @@ def _grown(classes: ClassArray, rows: slice, pixels: int) -> ClassArray:
 
 
 def _class_raster(path: Path, scene: Any) -> Any:
+    place = {"crs": scene.crs, "transform": scene.transform}
+    if scene.gcps[0]:
+        place = dict(zip(("gcps", "crs"), scene.gcps, strict=True))
     return open_quietly(
         path,
         "w",
@@ -315,11 +336,11 @@ def _class_raster(path: Path, scene: Any) -> Any:
         count=1,
         width=scene.width,
         height=scene.height,
-        crs=scene.crs,
-        transform=scene.transform,
         tiled=True,
         blockxsize=_TILE,
         blockysize=_TILE,
         compress="deflate",
         bigtiff="if_safer",
+        rpcs=scene.rpcs,
+        **place,
     )

@@ -36,13 +36,15 @@ def is_cog(dataset: Any) -> bool:
 def is_kept_as_it_is(dataset: Any) -> bool:
     """Whether a copy can be made byte by byte: GeoTIFF in a single file, ready to be changed.
 
-    Compression has to lose nothing and the file must be able to grow beyond 4 GiB, if it is large. Overviews
+    Compression has to lose nothing, colours have to be the file's own and not what GDAL makes of CMYK or Lab,
+    and the file must be able to grow beyond 4 GiB, if it is large. Overviews
     and a COG's order would leave holes in the file when they are made anew. A high image in a single strip
     is one that GDAL presents row by row and does not write to.
     """
     if dataset.driver != "GTiff" or is_cog(dataset) or dataset.overviews(1) or len(dataset.files) != 1:
         return False
-    if dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION") not in (None, *_LOSSLESS):
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    if structure.get("COMPRESSION") not in (None, *_LOSSLESS) or "SOURCE_COLOR_SPACE" in structure:
         return False
     last_row = dataset.get_tag_item(f"BLOCK_OFFSET_0_{dataset.height - 1}", "TIFF", bidx=1)
     if dataset.block_shapes[0] == (1, dataset.width) and last_row is None:
@@ -146,8 +148,8 @@ def _colour(dataset: Any) -> dict[str, str]:
     for band in alpha_bands(dataset):
         if dataset.tags(band, ns="IMAGE_STRUCTURE").get("ALPHA") == "PREMULTIPLIED":
             options["ALPHA"] = "PREMULTIPLIED"
-    profile = dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")
-    return options | ({"SOURCE_ICC_PROFILE": profile} if profile else {})
+    # GDAL itself copies a colour profile; as an option, whose capitals rasterio changes, it would break.
+    return options
 
 
 def _bigtiff(dataset: Any) -> str:

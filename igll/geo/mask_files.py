@@ -31,7 +31,8 @@ class RasterMask:
       of the file's range, or not above. The range is 0 ... 1, 0 ... 255 or 0 ... 65,535, the smallest that
       holds the whole file's values.
 
-    Of a palette the indices count, not the colours. A band that is NaN, infinite or nodata marks nothing.
+    Of a palette the colours count as white and black, and the indices as nonzero: those are often labels.
+    A band that is NaN, infinite or nodata marks nothing.
 
     Args:
         raster: The mask, on the scene's grid.
@@ -45,14 +46,16 @@ class RasterMask:
         if hole not in HOLE_COLOURS:
             raise InputError(f"hole colour {hole!r} is unknown; choose one of {', '.join(HOLE_COLOURS)}")
         self._raster, self._hole = raster, hole
-        self._full = 0 if hole == "nonzero" else self._full_range()
+        self._palette_I = None if hole == "nonzero" else _palette(raster)
+        self._full = 0 if hole == "nonzero" else 255 if self._palette_I is not None else self._full_range()
 
     def marked(self, box: Box) -> BoolArray:
         """Whether pixels are holes: (height, width)."""
         values, valid = self._raster.read(box)
         if self._hole == "nonzero":
             return ((values != 0) & valid).any(axis=0)
-        white = _luminance(values) > self._full / 2
+        grey = _luminance(values)
+        white = (grey if self._palette_I is None else self._palette_I[grey]) > self._full / 2
         return (white if self._hole == "white" else ~white) & valid.all(axis=0)
 
     def _full_range(self) -> int:
@@ -83,7 +86,7 @@ class RasterMask:
 
 
 class VectorMask:
-    """Pixels that shapes touch, of the first layer of a vector file.
+    """Pixels that shapes touch, of a vector file of one layer.
 
     Points and lines count too. A file without CRS is taken to be in the scene's.
 
@@ -92,8 +95,8 @@ class VectorMask:
         scene: The open rasterio dataset of the scene.
 
     Raises:
-        InputError: The file cannot be read or reprojected, has no shape in the scene; the scene has no
-            CRS; pyogrio or shapely is not installed.
+        InputError: The file cannot be read or reprojected, has no shape in the scene or several layers with
+            shapes; the scene has no CRS; pyogrio or shapely is not installed.
     """
 
     def __init__(self, path: Path, scene: Any) -> None:
@@ -133,6 +136,19 @@ class VectorMask:
         return burned != 0
 
 
+def _palette(raster: AlignedRaster) -> npt.NDArray[Any] | None:
+    """Luminance of each index of a raster's colour table; None if it has none."""
+    from rasterio.enums import ColorInterp
+
+    source = raster.source
+    if source.count != 1 or source.colorinterp[0] != ColorInterp.palette:
+        return None
+    colours_I3 = np.zeros((np.iinfo(source.dtypes[0]).max + 1, 3), dtype=np.uint8)
+    for index, colour in source.colormap(1).items():
+        colours_I3[index] = colour[:3]
+    return _luminance(colours_I3.T[:, None])[0]
+
+
 def _luminance(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Grey of one band or of red, green and blue: (bands, height, width) -> (height, width)."""
     if len(values) == 1:
@@ -152,18 +168,25 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     try:
-        layer = pyogrio.read_info(path, layer=0)
+        names = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
+        if len(names) > 1:
+            raise InputError(
+                f"{path}: holds the layers {', '.join(names)}; save the one that marks holes in a file of "
+                f"its own: ogr2ogr -f GeoJSON mask.geojson {path} {names[0]}"
+            )
+        name = names[0] if names else 0
+        layer = pyogrio.read_info(path, layer=name)
         crs = CRS.from_user_input(layer["crs"]) if layer["crs"] else scene.crs
         west, south, east, north = transform_bounds(scene.crs, crs, *bounds_of(scene))
         # West of east is how bounds across the antimeridian are given; then the whole file is read.
         nearby = None if west > east else (west, south, east, north)
-        _, _, encoded, _ = pyogrio.raw.read(path, layer=0, columns=[], force_2d=True, bbox=nearby)
+        _, _, encoded, _ = pyogrio.raw.read(path, layer=name, columns=[], force_2d=True, bbox=nearby)
     except (DataSourceError, DataLayerError) as error:
         raise InputError(f"{path}: cannot be read as a vector file ({one_line(error)})") from error
     except raster_errors() as error:
         raise InputError(f"{path}: its CRS cannot be related to the scene's ({one_line(error)})") from error
     if encoded is None:
-        raise InputError(f"{path}: its first layer has no geometry; give a file with shapes")
+        raise InputError(f"{path}: has no layer with shapes; give a file that has one")
     try:
         shapes = shapely.get_parts(shapely.from_wkb([code for code in encoded if code is not None]))
     except shapely.GEOSException as error:

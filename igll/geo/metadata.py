@@ -16,7 +16,8 @@ def differing_metadata(source: Any, copy: Any) -> list[str]:
     """Names of what a copy of a raster says otherwise than its source.
 
     Compared: size, number and types of bands, CRS, transform, ground control points, rational polynomial
-    coefficients, no-data values, scales, offsets, units, descriptions, colour interpretation and tables.
+    coefficients, no-data values, scales, offsets, units, descriptions, colour interpretation, colour tables
+    and colour profile.
 
     Args:
         source: An open rasterio dataset.
@@ -120,4 +121,5 @@ def _described(dataset: Any) -> dict[str, Any]:
             ColorInterp.gray if colour == ColorInterp.undefined else colour for colour in dataset.colorinterp
         ],
         "colour tables": tables,
+        "colour profile": dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
     }

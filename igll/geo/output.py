@@ -6,6 +6,7 @@ bit by bit, and only then given its name.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,18 +18,19 @@ from numpy.typing import NDArray
 
 from igll.errors import InputError, OutputError
 from igll.geo.box import Box, stored_blocks
+from igll.geo.fillable import fillable_bands
 from igll.geo.gdal_session import WriteErrors, gdal_session
 from igll.geo.layout import cog_options, geotiff_options, is_cog, is_kept_as_it_is, nbits, overview_resampling
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
-from igll.geo.missing_values import alpha_bands, data_bands, has_mask, nodata_of
-from igll.geo.pixel_class import PixelClass
+from igll.geo.missing_values import alpha_bands, has_mask, nodata_of
+from igll.geo.overviews import build_overviews
 from igll.geo.raster import open_quietly, open_raster, reading
 from igll.geo.temporaries import drop_needless_side_file, publish, rename_side_files, temporary_beside
 from igll.geo.value_range import ValueRange
 from igll.geo.verify import Scene, find_fault
 
 _SUFFIXES = (".tif", ".tiff")
-_MASK_TILE = 256
+_LONGEST_NAME = 230  # bytes: what temporary files of that name are called stays below 255
 # A block that has grown goes behind the others and its old place stays unused; past this a file is rewritten.
 _TOLERATED_GROWTH = 1.05
 
@@ -117,7 +119,7 @@ def filled_copy(
     CRS, transform, control points, RPCs, types, no-data, scales, offsets, units, descriptions, tags of
     all domains, colours and masks are kept, and so are tiles, blocks, compression, predictor, bits and
     interleaving. Lossy compression becomes DEFLATE, so that known pixels stay what they decode to. Masks
-    and overviews end up inside the file; overviews are made anew at the source's factors (see
+    and overviews end up inside the file; overviews are made anew in the source's sizes (see
     ``igll.geo.layout.overview_resampling``). Statistics of filled bands, being stale, are removed.
 
     Until the end, and if anything fails, an older file stays as it was and nothing else is left.
@@ -184,55 +186,12 @@ def _opened(job: Scene, work: Path, tags: Mapping[str, str], errors: WriteErrors
         target.close()
 
 
-def write_fill_mask(classes: Path, out: Path, tags: Mapping[str, str]) -> None:
-    """Write which pixels of a filled copy are synthetic: a raster of one bit per pixel on the scene's grid.
-
-    Args:
-        classes: uint8 raster with ``PixelClass`` values.
-        out: Where it goes, a ``.tif``: 1 in holes and gaps, else 0.
-        tags: Dataset tags to add.
-
-    Raises:
-        InputError: The classes cannot be read, or are ``out`` itself.
-        OutputError: The file cannot be written.
-    """
-    errors = WriteErrors(out)
-    with (
-        gdal_session(),
-        errors.listening(),
-        open_raster(classes) as source,
-        temporary_beside(out, "mask") as temporary,
-    ):
-        refuse_target(out, source.files)
-        profile = {
-            "driver": "GTiff", "dtype": "uint8", "count": 1, "nbits": 1, "compress": "deflate",
-            "width": source.width, "height": source.height, "crs": source.crs, "bigtiff": "if_safer",
-            "tiled": True, "blockxsize": _MASK_TILE, "blockysize": _MASK_TILE,
-        }  # fmt: skip
-        points, points_crs = source.gcps
-        if points:
-            profile |= {"gcps": points, "crs": points_crs}
-        elif not source.transform.is_identity:
-            profile["transform"] = source.transform
-        with errors.writing(), open_quietly(temporary, "w", **profile) as target:
-            for box in stored_blocks(target):
-                with reading(classes):
-                    classes_HW = source.read(1, window=box.window())
-                synthetic_HW = np.isin(classes_HW, (PixelClass.HOLE, PixelClass.GAP))
-                target.write(synthetic_HW.astype(np.uint8), 1, window=box.window())
-            if source.rpcs:
-                target.rpcs = source.rpcs
-            target.set_band_description(1, "synthetic")
-            target.update_tags(**tags)
-        publish(temporary, out)
-
-
 def is_finished(out: Path, tags: Mapping[str, str]) -> bool:
-    """Whether a raster is there, whole, and has these tags, so that writing it again would change nothing.
+    """Whether a raster is there and has these tags, so that writing it again would change nothing.
 
     Args:
         out: The raster.
-        tags: What ``filled_copy`` or ``write_fill_mask`` were to add.
+        tags: What ``filled_copy`` or ``igll.geo.fill_mask`` were to add.
     """
     if not out.is_file():
         return False
@@ -251,11 +210,13 @@ def refuse_target(out: Path, sources: Sequence[str]) -> None:
         sources: Files that are read meanwhile.
 
     Raises:
-        InputError: It is no GeoTIFF's name, a folder or one of the sources.
+        InputError: It is no GeoTIFF's name, too long, a folder or one of the sources.
         OutputError: Its folder cannot be made.
     """
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{out}: filled rasters are GeoTIFF; choose a name that ends in .tif")
+    if len(os.fsencode(out.name)) > _LONGEST_NAME:
+        raise InputError(f"{out}: has a name of more than {_LONGEST_NAME} bytes; choose a shorter one")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; choose a file name for the result")
     for source in map(Path, sources):
@@ -273,39 +234,6 @@ def _refuse_classes(path: Path, classes: Any, source: Any) -> None:
             f"{path}: {classes.dtypes[0]} of {classes.width} × {classes.height} pixels, but the classes of a "
             f"scene of {source.width} × {source.height} are uint8 of that size; make them anew"
         )
-
-
-def fillable_bands(path: Path, source: Any, bands: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers asked for, once they are known to be bands that can be filled.
-
-    Args:
-        path: The raster, for messages.
-        source: It, open.
-        bands: Numbers from 1; None for all but alpha.
-
-    Raises:
-        InputError: A band is absent, alpha, or holds what cannot be filled.
-    """
-    from rasterio.enums import ColorInterp
-
-    usable = data_bands(source)
-    chosen = tuple(bands) if bands is not None else usable
-    if not set(chosen) <= set(usable) or not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(
-            f"{path}: bands {list(chosen)} cannot be filled; name some of 1 to {source.count}, "
-            "each once, without alpha"
-        )
-    for band in chosen:
-        if source.colorinterp[band - 1] == ColorInterp.palette:
-            raise InputError(
-                f"{path}: band {band} holds indices of a colour table, which cannot be filled; "
-                "expand it first: gdal_translate -expand rgb"
-            )
-        if source.dtypes[band - 1].startswith("complex"):
-            raise InputError(f"{path}: band {band} holds complex numbers; fill its amplitude alone")
-    if not all(source.mask_flag_enums):
-        raise InputError(f"{path}: each band has a mask of its own, which GeoTIFF cannot hold; keep one mask")
-    return chosen
 
 
 def _copy(job: Scene, work: Path, out: Path, errors: WriteErrors) -> None:
@@ -347,7 +275,7 @@ def _arrange(source: Any, work: Path, arranged: Path, cog: bool, copied_size: in
 
     resampling = overview_resampling(source)
     if cog or is_cog(source):
-        _build_overviews(work, source, resampling)
+        build_overviews(work, source, resampling)
         with open_quietly(work) as filled:
             copy(filled, arranged, driver="COG", **cog_options(filled, source, resampling))
             rename_side_files(work, arranged)
@@ -355,23 +283,14 @@ def _arrange(source: Any, work: Path, arranged: Path, cog: bool, copied_size: in
                 write_lost_domains(Path(f"{arranged}.aux.xml"), made, filled)
         return arranged
     if work.stat().st_size <= _TOLERATED_GROWTH * copied_size:
-        _build_overviews(work, source, resampling)
+        build_overviews(work, source, resampling)
         return work
     with open_quietly(work) as filled:
         copy(filled, arranged, driver="GTiff", **geotiff_options(source))
         with open_quietly(arranged, "r+", driver="GTiff") as made:
             copy_domains(made, filled)
-    _build_overviews(arranged, source, resampling)
+    build_overviews(arranged, source, resampling)
     return arranged
-
-
-def _build_overviews(raster: Path, source: Any, resampling: str) -> None:
-    from rasterio.enums import Resampling
-
-    if factors := source.overviews(1):
-        # In a session of its own: GDAL cannot add overviews of a mask to a file whose tags it rewrites.
-        with open_quietly(raster, "r+", driver="GTiff") as target:
-            target.build_overviews(factors, Resampling[resampling])
 
 
 def _range_of(source: Any, band: int) -> ValueRange:

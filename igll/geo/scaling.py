@@ -63,21 +63,28 @@ def percentile_scaling(values: Path, classes: Path, bands: Sequence[int], cut: f
         cut: Per cent of the pixels that may lie beyond either limit.
 
     Raises:
-        InputError: The scene cannot be read.
+        InputError: The scene cannot be read, or its values' span exceeds what float64 holds.
     """
-    lows, highs = [], []
+    lows: list[float] = []
+    highs: list[float] = []
     for values_N in _sample(values, classes, bands):
         sample_N = values_N[np.isfinite(values_N)].astype(np.float64)
         if sample_N.size == 0:
             raise InputError(f"{values}: too few known pixels to tell its range from")
-        low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
-        room = _HEADROOM * (high - low)
-        if high == low:
-            # Constant but for what is cut. In the narrowest span there is, whatever a model makes of it comes
-            # back as the constant; in a wider one its errors would show, in units unknown to it.
-            high = float(np.nextafter(low, np.inf))
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = (float(value) for value in np.percentile(sample_N, (cut, 100 - cut)))
+            room = _HEADROOM * (high - low)
+            if high == low:
+                # Constant but for what is cut. In the narrowest span there is, whatever a model makes of it
+                # comes back as the constant; in a wider one its errors would show, in units unknown to it.
+                high = float(np.nextafter(low, np.inf))
         lows.append(low - room)
         highs.append(high + room)
+        if not np.isfinite([lows[-1], highs[-1], highs[-1] - lows[-1]]).all():
+            raise InputError(
+                f"{values}: known values reach from {sample_N.min():g} to {sample_N.max():g}, too far to "
+                "count with; mark those that mean no data, by gdal_edit -a_nodata or a mask"
+            )
     return Scaling(tuple(lows), tuple(highs))
 
 

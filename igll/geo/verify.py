@@ -14,6 +14,7 @@ from tqdm import tqdm
 from igll.geo.box import Box, stored_blocks
 from igll.geo.metadata import differing_metadata
 from igll.geo.missing_values import alpha_bands, has_mask, missing_values
+from igll.geo.overviews import overview_sizes, sizes_made
 from igll.geo.pixel_class import PixelClass
 from igll.geo.raster import open_quietly, reading
 
@@ -75,8 +76,10 @@ def find_fault(scene: Scene, result: Path, tags: Mapping[str, str], progress: bo
             return f"the {', '.join(names)} would differ from the input's"
         if not tags.items() <= copy.tags().items():
             return "its tags would not be kept"
-        factors = [copy.overviews(band) for band in copy.indexes]
-        if any(scene.dataset.overviews(1)) and factors != [scene.dataset.overviews(1)] * copy.count:
+        levels = copy.overviews(1)
+        same_for_all = all(copy.overviews(band) == levels for band in copy.indexes)
+        expected = sizes_made(scene.dataset)
+        if expected and not (same_for_all and overview_sizes(copy) == expected):
             return "its overviews would not be kept"
         if has_mask(copy) != has_mask(scene.dataset):
             return "the mask would not be kept"
@@ -84,7 +87,7 @@ def find_fault(scene: Scene, result: Path, tags: Mapping[str, str], progress: bo
         for box in tqdm(boxes, desc="check", unit="block", leave=False, disable=not progress):
             if fault := _fault_in(scene, copy, box):
                 return fault
-    for level in range(len(factors[0])):
+    for level in range(len(levels)):
         _read_through(result, level)
     return None
 

@@ -13,6 +13,7 @@ pytest.importorskip("rasterio", reason="scenes need rasterio")
 
 import rasterio
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
 from tests.engine.scene_files import (
@@ -262,6 +263,73 @@ def test_nothing_to_fill_is_said_and_copied(tmp_path, capsys):
     assert call(scene, *HARMONIC, "--out", out) == 0
     assert f"{scene}: nothing to fill; copied to {out}" in capsys.readouterr().out
     check(scene, out, np.zeros(SIZE, bool))
+
+
+def test_what_stays_without_a_value_is_counted(tmp_path, capsys):
+    values_CHW = values("uint16", 2)
+    values_CHW[:, :10, :10] = 0
+    scene = gapped(tmp_path / "scene.tif", values_CHW, SQUARE)
+    assert call(scene, *HARMONIC, "--out", tmp_path / "filled.tif") == 0
+    told = capsys.readouterr().out
+    assert "pixels filled" in told and "without a value stay so (--collar fill fills them)" in told
+    mask = write_raster(tmp_path / "mask.tif", np.zeros((1, *SIZE), np.uint8))
+    assert call(scene, *HARMONIC, "--masks", mask, "--out", tmp_path / "other.tif") == 0
+    told = capsys.readouterr().out
+    assert (
+        "nothing to fill; copied to" in told and f"; {100 + SQUARE.sum():,} without a value stay so" in told
+    )
+
+
+def test_what_was_filled_before_stays_marked(tmp_path, capsys):
+    scene = gapped(tmp_path / "scene.tif", values("uint16", 2), SQUARE)
+    first, second = tmp_path / "first.tif", tmp_path / "second.tif"
+    assert call(scene, *HARMONIC, "--out", first) == 0
+    mask_1HW = np.zeros((1, *SIZE), np.uint8)
+    mask_1HW[0, 55:70, 60:70] = 1
+    mask = write_raster(tmp_path / "mask.tif", mask_1HW)
+    assert call(first, *HARMONIC, "--masks", mask, "--out", second) == 0
+    assert f"{first}: {SQUARE.sum()} of its pixels are synthetic" in capsys.readouterr().out
+    both_HW = SQUARE | (mask_1HW[0] > 0)
+    assert np.array_equal(synthetic(second), both_HW)
+    assert tags(second)["IGLL_SYNTHETIC_PIXELS"] == str(both_HW.sum())
+    write_raster(tmp_path / "first_synthetic.tif", np.zeros((1, 5, 5), np.uint8))
+    assert call(first, *HARMONIC, "--masks", mask, "--out", second, "--dilate", 1) == 2
+    assert "first_synthetic.tif: 5 × 5 pixels, but" in only_line(capsys.readouterr().err)
+    (tmp_path / "first_synthetic.tif").unlink()
+    assert call(first, *HARMONIC, "--masks", mask, "--out", second) == 0
+    assert call(first, *HARMONIC, "--masks", mask, "--out", second, "--dilate", 1) == 0
+    assert "first_synthetic.tif, is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [(), ("--cog",)])
+def test_a_result_that_was_cut_short_is_made_again(tmp_path, more):
+    scene = gapped(tmp_path / "scene.tif", np.random.default_rng(0).random((2, *SIZE)).astype("f4"), SQUARE)
+    out = tmp_path / "filled.tif"
+    assert call(scene, *HARMONIC, "--out", out, *more) == 0
+    whole = out.read_bytes()
+    with rasterio.open(out, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.build_overviews([2, 4])
+    grown = out.read_bytes()
+    assert call(scene, *HARMONIC, "--out", out, *more) == 0 and out.read_bytes() == grown
+    if more:  # tags of other files stand at the end, and they no longer open
+        out.write_bytes(whole[: len(whole) // 2])
+        assert call(scene, *HARMONIC, "--out", out, *more) == 0
+        assert out.read_bytes() == whole
+
+
+def test_control_points_place_the_mask_too(tmp_path):
+    scene = tmp_path / "scene.tif"
+    points = [GroundControlPoint(r, c, 5e5 + c, 5e6 - r) for r, c in ((0, 0), (0, 150), (120, 0), (120, 150))]
+    with rasterio.open(gapped(tmp_path / "a.tif", values("uint8"), SQUARE)) as source:
+        profile = {key: value for key, value in source.profile.items() if key != "transform"}
+        with rasterio.open(scene, "w", **profile, gcps=points) as target:
+            target.write(source.read())
+    assert call(scene, *HARMONIC, "--out", tmp_path / "filled.tif") == 0
+    for result in ("filled.tif", "filled_synthetic.tif"):
+        with rasterio.open(tmp_path / result) as dataset:
+            assert [(p.row, p.col, p.x, p.y) for p in dataset.gcps[0]] == [
+                (p.row, p.col, p.x, p.y) for p in points
+            ]
 
 
 def test_a_scene_without_a_place_on_earth(tmp_path, capsys):

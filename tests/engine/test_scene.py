@@ -117,7 +117,7 @@ def wait_for(path: Path, pattern: str) -> None:
         ("igll.geo.output:FilledCopy.write", "after", 1),
         ("igll.geo.output:find_fault", "before", 1),
         ("igll.geo.temporaries:rename_side_files", "before", 1),
-        ("igll.geo.output:publish", "before", 2),
+        ("igll.geo.fill_mask:publish", "before", 1),
         ("shutil:rmtree", "before", 1),
     ],
 )

@@ -186,6 +186,24 @@ def test_everything_missing(collar: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
 
 
+def test_everything_missing_by_one_account_names_it(tmp_path: Path) -> None:
+    scene = write_raster(tmp_path / "scene.tif", ground((3, *SHAPE)))
+    mask = write_raster(tmp_path / "mask.tif", np.ones(SHAPE, dtype=np.uint8))
+    with pytest.raises(
+        InputError, match=r"every pixel is missing, .*; check .*mask\.tif and what marks a hole"
+    ):
+        classes(scene, masks=mask)
+    with pytest.raises(
+        InputError, match=r"; check .*mask\.tif and the flags 'values:1', the rule for clouds"
+    ):
+        classes(scene, quality=str(mask), quality_flags="values:1", clouds=True)
+    values = ground((3, *SHAPE))
+    values[1] = 0
+    scene = write_raster(tmp_path / "scene.tif", values, nodata=0)
+    with pytest.raises(InputError, match=r"scene\.tif: band 2 has no value anywhere; leave it out"):
+        classes(scene)
+
+
 @pytest.mark.parametrize("which", ["scene", "mask"])
 def test_a_file_cut_short_leaves_nothing_behind(which: str, tmp_path: Path) -> None:
     """The one that is damaged is named."""

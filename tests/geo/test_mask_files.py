@@ -64,6 +64,30 @@ def test_pictures_are_read_as_other_masks_are(hole: str, kind: str, scene: Path,
     assert 0 < expected.mean() < 1
 
 
+@pytest.mark.parametrize("white_first", [True, False])
+def test_colours_of_a_palette_are_white_and_black_and_its_indices_labels(
+    white_first: bool, scene: Path, tmp_path: Path
+) -> None:
+    index = blobs(SHAPE, 1, 0.3).astype(np.uint8)
+    picture = Image.fromarray(index, "P")
+    picture.putpalette([255, 250, 255, 9, 0, 0] if white_first else [0, 0, 9, 255, 255, 250])
+    picture.save(tmp_path / "mask.png")
+    white = index == 0 if white_first else index == 1
+    assert (read_mask(tmp_path / "mask.png", "white") == white).all()
+    for hole, expected in (("white", white), ("black", ~white), ("nonzero", index == 1)):
+        assert (holes(scene, masks=tmp_path / "mask.png", hole=hole) == expected).all()
+
+
+def test_a_mask_cut_short_is_refused(scene: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8) * 255
+    Image.fromarray(noise).save(tmp_path / "mask.png")
+    whole = (tmp_path / "mask.png").read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (tmp_path / "mask.png").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(InputError, match=r"mask\.png: .*damaged or cut short"):
+            holes(scene, masks=tmp_path / "mask.png")
+
+
 def test_default_is_nonzero_in_any_band_but_alpha(scene: Path, tmp_path: Path) -> None:
     bands = np.zeros((4, *SHAPE), dtype=np.uint8)
     bands[0, 3:9, 70:90], bands[2, 60:70, 5:80], bands[3, :100] = 1, 2, 255
@@ -214,14 +238,21 @@ def test_other_vector_files_with_and_without_crs(
 
 
 def test_mistakes_with_vector_files(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pyogrio")
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
     far = save_geojson(tmp_path / "far.geojson", [{"type": "Point", "coordinates": [12.0, 50.0]}])
     empty = save_geojson(tmp_path / "empty.geojson", [])
     inside = save_geojson(tmp_path / "inside.geojson", [polygon([3, 9, 9], [3, 3, 9])])
     damaged = tmp_path / "damaged.geojson"
     damaged.write_text("{ no")
+    layers = tmp_path / "layers.gpkg"
+    for name in ("aoi", "clouds"):
+        pyogrio.raw.write(
+            layers, np.array([shapely.to_wkb(shapely.box(0, 0, 1, 1))], dtype=object), field_data=[],
+            fields=[], geometry_type="Polygon", crs=UTM, layer=name, append=layers.exists(),
+        )  # fmt: skip
     plain = write_raster(tmp_path / "plain.tif", ground(SHAPE), crs=None)
     for where, path, message in (
+        (scene, layers, "holds the layers aoi, clouds; save the one"),
         (scene, far, r"no shape lies in the scene \(EPSG:32618\)"),
         (scene, empty, "no shape lies in the scene"),
         (scene, damaged, "cannot be read as a vector file"),

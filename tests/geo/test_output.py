@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 pytest.importorskip("rasterio")
 
@@ -236,6 +238,29 @@ def test_a_cog_on_demand(tmp_path: Path):
     assert tale["structure"].pop("LAYOUT") == "COG"
     for part in ("tags", "domains", "bands", "nodata", "structure"):
         assert tale[part] == before[part], part
+
+
+@pytest.mark.parametrize("profile", [{}, {"overviews": [2]}, {"compress": "jpeg", "photometric": "ycbcr"}])
+@pytest.mark.parametrize("cog", [False, True])
+def test_a_colour_profile_is_kept_to_the_byte(tmp_path: Path, profile: dict[str, Any], cog: bool):
+    scene = tmp_path / "scene.tif"
+    colour_profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(np.moveaxis(pixels("uint8"), 0, -1)).save(tmp_path / "a.png", icc_profile=colour_profile)
+    options = {key: value for key, value in profile.items() if key != "overviews"}
+    gdal_copy(tmp_path / "a.png", scene, driver="GTiff", **options)
+    if "overviews" in profile:
+        with open_quietly(scene, "r+") as raster:
+            raster.build_overviews(profile["overviews"])
+    with open_quietly(fill(scene, tmp_path / "out.tif", cog=cog)) as filled:
+        kept = filled.tags(ns="COLOR_PROFILE")["SOURCE_ICC_PROFILE"]
+    assert base64.b64decode(kept) == colour_profile
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB"])
+def test_colours_that_gdal_converts_stay_as_it_shows_them(tmp_path: Path, mode: str):
+    values_CHW = pixels("uint8", 4 if mode == "CMYK" else 3)
+    Image.fromarray(np.ascontiguousarray(np.moveaxis(values_CHW, 0, -1)), mode).save(tmp_path / "scene.tif")
+    check_filled(tmp_path / "scene.tif", fill(tmp_path / "scene.tif", tmp_path / "out.tif"), 7)
 
 
 def test_lossy_sources_keep_what_they_decode_to(tmp_path: Path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("rasterio")
 
@@ -19,7 +20,8 @@ from rasterio.shutil import copy as gdal_copy
 from rasterio.windows import Window
 
 from igll.errors import InputError, OutputError
-from igll.geo.output import FilledCopy, filled_copy, is_finished, write_fill_mask
+from igll.geo.fill_mask import write_fill_mask
+from igll.geo.output import FilledCopy, filled_copy, is_finished
 from igll.geo.pixel_class import PixelClass
 from igll.geo.raster import open_quietly
 from tests.geo.grounds import write_classes
@@ -304,6 +306,23 @@ def test_what_cannot_be_filled_is_refused_before_anything_is_written(tmp_path: P
         pass
     (tmp_path / "linked.tif").unlink()
     refused((scene, classes, tmp_path / "out.png"), "ends in .tif")
+    refused((scene, classes, tmp_path / f"{'a' * 240}.tif"), "name of more than 230 bytes")
+
+
+def test_rasters_that_geotiff_would_not_hold_all_of_are_refused(tmp_path: Path):
+    scene, classes, _ = prepare(tmp_path, pixels("int16", 1))
+    out = tmp_path / "results" / "out.tif"
+    page = Image.fromarray(pixels("uint8", 1)[0])
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    refused((tmp_path / "pages.tif", classes, out), "holds 2 images, of which a filled copy would hold the")
+    mixed = tmp_path / "mixed.vrt"
+    write_described(tmp_path / "other.tif", pixels("uint16", 1), bare=True)
+    gdal_copy(scene, mixed, driver="VRT")
+    text = mixed.read_text()
+    band = text[text.index("  <VRTRasterBand") : text.index("</VRTDataset>")]
+    band = band.replace('band="1"', 'band="2"').replace("Int16", "UInt16").replace("scene.tif", "other.tif")
+    mixed.write_text(text.replace("</VRTDataset>", f"{band}</VRTDataset>"))
+    refused((mixed, classes, out), "has bands of int16 and uint16, and a GeoTIFF holds one type")
 
 
 def test_sources_of_a_virtual_raster_are_not_overwritten(tmp_path: Path):

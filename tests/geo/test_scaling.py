@@ -77,6 +77,19 @@ def test_of_a_constant_band_only_the_constant_comes_back(tmp_path, value):
         assert (scaling.from_unit(made.clip(0, 1)).astype(np.float32) == np.float32(value)).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ends", [(-1.7e308, 1.7e308), (np.finfo(float).max,) * 2, (-1.797e308, 5.0)])
+def test_a_span_that_cannot_be_counted_with_is_refused(tmp_path, ends):
+    values_1HW = np.full((1, 40, 40), ends[1])
+    values_1HW[0, ::3] = ends[0]
+    scene = write_raster(tmp_path / "scene.tif", values_1HW)
+    classes = write_raster(tmp_path / "classes.tif", np.zeros((1, 40, 40), np.uint8))
+    with pytest.raises(
+        InputError, match=r"scene\.tif: known values reach from .*, too far to count with; mark"
+    ):
+        percentile_scaling(scene, classes, (1,), 0.5)
+
+
 def test_the_full_range_of_a_type(tmp_path):
     deep = write_raster(tmp_path / "deep.tif", np.zeros((2, 4, 4), np.uint16))
     assert full_scaling(deep, (1, 2)) == Scaling((0.0, 0.0), (65535.0, 65535.0))
