@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, without_hole
 from igll.models.layers import composite, pad_to_stride
+from igll.models.tokens import to_device
 
 GRID_STRIDE = 4  # pixels per side of a cell of the feature grid
 HEADS_PER_PATCH_SIDE = 4
@@ -216,7 +217,7 @@ class HAN(InpaintingNetwork):
         seen = image
         if self.training:
             # Drawn on the host, whose random state a run saves with its weights.
-            seen = image + INPUT_NOISE * torch.randn(image.shape).to(image)
+            seen = image + INPUT_NOISE * to_device(torch.randn(image.shape), image.device).to(image.dtype)
         input_BCHW = torch.cat([seen, 1 - mask], 1)  # 1 = known, as the public code has it
         prediction = self.decoder(self.hourglass(self.encoder(input_BCHW))).to(image.dtype)
         prediction = prediction[..., :height, :width]

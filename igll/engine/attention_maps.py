@@ -132,7 +132,8 @@ class _Listening:
         self.hook.remove()
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.inputs = inputs[:2]
+        feature_BCHW, hole_B1HW, *_ = inputs
+        self.inputs = feature_BCHW.float(), hole_B1HW  # of 16 bits after mixed precision
 
 
 def _by_head(name: str, title: str, weights_1GHW: Tensor) -> list[HeatMap]:

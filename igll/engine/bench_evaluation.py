@@ -17,6 +17,7 @@ from tqdm import tqdm
 from igll.config import Config, DataConfig, MaskConfig, ModelConfig
 from igll.data.datasets import build_dataset
 from igll.engine.bench_timing import FAILED, MEASURED, SKIPPED, Row, clock, is_out_of_memory
+from igll.engine.devices import full_float32
 from igll.engine.evaluate import Method, classical_fill, measure_methods
 from igll.engine.protocol import ProtocolRecorder
 from igll.metrics import METRIC_NAMES, MetricSuite
@@ -73,7 +74,7 @@ def _images(batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as an evaluation runs
+@full_float32()  # as an evaluation runs
 def _metrics(
     names: Sequence[str],
     config: Config,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 from igll.baselines import CLASSICAL_TITLES, require_packages
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
-from igll.engine.devices import choose_device
+from igll.engine.devices import choose_device, full_float32
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.evaluate import check_apart, classical_fill, edge_settings
 from igll.engine.trained import load_generator
@@ -168,7 +168,7 @@ def _chosen(dataset: InpaintingDataset, request: SheetRequest) -> InpaintingData
 
 
 @torch.inference_mode()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
+@full_float32()
 def _fill(config: Config, checkpoint: str, name: str, cases: InpaintingDataset) -> _Column:
     """Fill every case with one checkpoint."""
     device = choose_device(config.device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,8 +45,14 @@ def choose_device(name: str) -> torch.device:
 
 def mixed_precision(train: TrainConfig, device: torch.device) -> torch.autocast:
     """The context in which a network runs in training: bf16 autocast, if it is wanted on this device."""
-    wanted = train.amp if device.type == "cuda" else train.amp_cpu
+    wanted = train.amp and computes_in_bfloat16() if device.type == "cuda" else train.amp_cpu
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+@cache
+def computes_in_bfloat16() -> bool:
+    """Whether CUDA's device does: older ones than Ampere's imitate it, many times slower than float32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def filling_precision(config: EvalConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -54,17 +61,34 @@ def filling_precision(config: EvalConfig, device: torch.device) -> AbstractConte
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions in float32 on every device: else torch lets CUDA's round their factors to TF32."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        except RuntimeError:  # a caller has chosen precisions in torch's newer way, which bars the older one
+            convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            stack.callback(setattr, convolutions, "fp32_precision", convolutions.fp32_precision)
+            convolutions.fp32_precision = "ieee"
+        yield
+
+
+def fixed_workspace(wanted: bool) -> None:
+    """Give cuBLAS the workspace that equal bits take, if wanted; it asks when it starts, and never again."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Operators that give the same bits on every run, if wanted, and afterwards as it was.
 
     On a CPU with the same number of threads all of them do anyway. On CUDA an operator that has no such
-    form is used as it is, and torch's warning names it.
+    form is used as it is, and torch's warning names it; see also :func:`fixed_workspace`.
     """
     if not wanted:
         yield
         return
-    # Read by cuBLAS when it starts, which is later than this.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -14,6 +14,7 @@ from igll.data.datasets import InpaintingDataset
 from igll.data.edge_cache import EdgeCache
 from igll.data.sources import Scene
 from igll.distributed import is_writer, own_part, wait_for_all
+from igll.engine.devices import full_float32
 from igll.errors import InputError
 from igll.models.edges import EdgeDetector, build_edge_detector
 
@@ -51,7 +52,7 @@ def open_edge_cache(config: Config) -> tuple[EdgeCache, EdgeDetector]:
 
 
 @torch.inference_mode()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # the cache serves every device
+@full_float32()  # the cache serves every device
 def prepare_edge_maps(
     dataset: InpaintingDataset,
     cache: EdgeCache,

@@ -20,7 +20,7 @@ from igll.baselines import CLASSICAL, CLASSICAL_TITLES, require_packages
 from igll.config import Config, EdgeConfig
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.distributed import gather, gather_rows, is_writer
-from igll.engine.devices import choose_device, filling_precision
+from igll.engine.devices import choose_device, filling_precision, full_float32
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
 from igll.engine.protocol import ProtocolRecorder
 from igll.engine.trained import differing_settings, load_generator, weights_used
@@ -259,7 +259,7 @@ def classical_fill(name: str) -> Fill:
 
 
 @torch.inference_mode()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # full float32 on every device
+@full_float32()
 def measure_methods(
     methods: list[Method],
     suite: MetricSuite,

@@ -138,7 +138,8 @@ def total_steps(config: TrainConfig, images: int) -> int:
 
 def _check_finite(terms: Terms, state: TrainState, batch: Batch, training: Images) -> None:
     """Stop before the update if any value is not finite, naming it, the step and the images."""
-    state.watch.note(state.step, terms, lambda: ", ".join(training.name(index) for index in batch.indices))
+    indices = batch.indices  # of the batch, what is noted keeps nothing else alive
+    state.watch.note(state.step, terms, lambda: ", ".join(training.name(index) for index in indices))
     if state.watch.full:
         state.settle()
 

@@ -18,7 +18,7 @@ from igll.data.datasets import InpaintingDataset
 from igll.distributed import failing_together, is_writer, largest, wait_for_all
 from igll.engine.batches import open_data, step_batch, training_batches
 from igll.engine.collapse import CollapseWatch
-from igll.engine.devices import choose_device, deterministic
+from igll.engine.devices import choose_device, computes_in_bfloat16, deterministic, fixed_workspace
 from igll.engine.edge_maps import prepare_edge_maps
 from igll.engine.failure import RecordedImages, record_failure
 from igll.engine.initial import initial_weights
@@ -78,7 +78,10 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     """
     # Device, start and seeds.
     check_processes(config)
+    fixed_workspace(config.train.deterministic)
     device = choose_device(config.device)
+    if config.train.amp and device.type == "cuda" and not computes_in_bfloat16():
+        say("train.amp: this GPU does not compute in bfloat16; trains in float32")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     checkpoints = RunCheckpoints(out, config, resume)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igll.models.tokens import Packed, pack, put_rows, take_rows, to_device, to_feature, to_tokens
+from igll.models.uncompiled import uncompiled
 
 # Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
 OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
@@ -204,6 +205,7 @@ class HoleLayout(NamedTuple):
             canvas if canvas is None or window is None else _within(canvas, window, hole_B1HW.shape[3]),
         )
 
+    @uncompiled  # which cannot follow memory being pinned
     def to(self, device: torch.device) -> HoleLayout:
         """The same on another device."""
         return self.map(lambda tensor: to_device(tensor, device))

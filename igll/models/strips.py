@@ -10,6 +10,8 @@ from torch import Tensor
 
 from igll.models.tokens import in_batch, take_rows
 
+_MOST_SUMS = 2**31 - 1  # CUDA counts what embedding_bag's gradient comes from in 32 bits
+
 
 class _DiagonalSum(torch.autograd.Function):
     """See :func:`diagonal_sum`. The sum is its own transpose, so its gradient is the same sum."""
@@ -66,6 +68,9 @@ def sum_rows(table_BMP: Tensor, index_BMO: Tensor, weight_BMO: Tensor) -> Tensor
     batch, rows, columns = table_BMP.shape
     if columns == 0:  # on some processors torch calls every index of such a table out of range
         return table_BMP.new_zeros(batch, index_BMO.shape[1], 0)
+    if batch > 1 and index_BMO.shape[:2].numel() * columns > _MOST_SUMS:
+        parts = zip(*(tensor.tensor_split(2) for tensor in (table_BMP, index_BMO, weight_BMO)), strict=True)
+        return torch.cat([sum_rows(*part) for part in parts])
     flat_XO = in_batch(index_BMO, rows).view(-1, index_BMO.shape[2])
     sum_XP = F.embedding_bag(
         flat_XO,

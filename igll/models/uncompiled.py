@@ -13,7 +13,7 @@ _Found = TypeVar("_Found")
 
 
 def uncompiled(function: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-    """A function that looks at values, and that torch.compile calls instead of following it.
+    """A function that torch.compile calls instead of following it, as one that looks at values.
 
     ``torch.compiler.disable`` does the same, but imports the compiler at once, a second of every start.
     """

@@ -19,13 +19,14 @@ from igll.registry import build_generator
 HEIGHT, WIDTH = 38, 45  # neither is a multiple of 4
 
 
-def inpainter(heads: int = 1, prior: str = "learned") -> Inpainter:
+def inpainter(heads: int = 1, prior: str = "learned", amp: bool = False) -> Inpainter:
     torch.manual_seed(0)
     config = build_config(
         {
             "device": "cpu",
             "model": {"width": 4, "structure_prior": prior, "heads": heads, "position_grid": 8},
             "edges": {"detector": "sobel"},
+            "eval": {"amp": amp},
         }
     )
     return Inpainter(build_generator(config.model).eval(), config)
@@ -38,9 +39,9 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return image_HWC, mask_HW
 
 
-@pytest.mark.parametrize("heads", [1, 3])
-def test_maps_of_every_module_and_head(heads: int):
-    model, (image_HWC, mask_HW) = inpainter(heads), scene()
+@pytest.mark.parametrize(("heads", "amp"), [(1, False), (3, False), (1, True)])
+def test_maps_of_every_module_and_head(heads: int, amp: bool):
+    model, (image_HWC, mask_HW) = inpainter(heads, amp=amp), scene()
     maps = attention_maps(model, image_HWC, mask_HW, (20, 22))
     assert [heat.slot for heat in maps.maps] == [
         *(("GAM", head) for head in range(heads)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -152,6 +154,17 @@ def test_a_watch_does_not_keep_values_for_ever():
     watch.note(7, {"a": torch.tensor(1.0), "b": torch.tensor(math.inf)}, lambda: "a.png, b.png")
     assert watch.broken.item() == 1
     assert watch.failure() == (7, "step 8: 'b' is inf; images: a.png, b.png")
+
+
+def test_what_is_noted_keeps_no_batch_alive(run):
+    state, objectives, config, batches, training = run()
+    batch = next(batches)
+    images, layout = weakref.ref(batch.image_BCHW), weakref.ref(batch.layout.hole_B1HW)
+    train_step(state, objectives, config, batch, training)
+    del batch, batches
+    gc.collect()
+    assert images() is None and layout() is None
+    assert state.watch.failure() is None
 
 
 def test_an_optimiser_saved_by_other_kernels_goes_on_with_fused_ones(small, tmp_path: Path):

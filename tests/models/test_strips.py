@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -35,6 +36,20 @@ def test_sums_along_the_diagonal_and_their_gradients() -> None:
             expected_B = sum(matrix_BXY[:, i, j] for i, j in on)
             assert torch.allclose(sum_BXY[:, x, y], expected_B, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(diagonal_sum, matrix_BXY.requires_grad_())
+
+
+def test_sums_beyond_what_cuda_counts_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table_BMP = torch.randn(5, 6, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    index_BMO = torch.randint(6, (5, 4, 3), generator=generator)
+    weight_BMO = torch.rand(5, 4, 3, generator=generator, dtype=torch.float64)
+    whole_BMP = sum_rows(table_BMP, index_BMO, weight_BMO)
+    (whole_gradient_BMP,) = torch.autograd.grad(whole_BMP.square().sum(), table_BMP)
+    monkeypatch.setattr("igll.models.strips._MOST_SUMS", 60)
+    parts_BMP = sum_rows(table_BMP, index_BMO, weight_BMO)
+    assert torch.equal(parts_BMP, whole_BMP)
+    (gradient_BMP,) = torch.autograd.grad(parts_BMP.square().sum(), table_BMP)
+    assert torch.allclose(gradient_BMP, whole_gradient_BMP, rtol=0, atol=1e-12)
 
 
 def test_rows_without_columns_add_up_to_rows_without_columns() -> None:
