@@ -19,8 +19,13 @@ class _DiagonalSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix_BXY: Tensor) -> Tensor:
         """The sum."""
-        sum_BXY = matrix_BXY.clone()
-        sum_BXY[:, 1:, 1:] += matrix_BXY[:, :-1, :-1]
+        if torch.compiler.is_compiling():  # which makes one pass of this, and cannot write into a part
+            before_BXY = F.pad(matrix_BXY[:, :-1, :-1], (1, 0, 1, 0))
+            return matrix_BXY + before_BXY + F.pad(matrix_BXY[:, 1:, 1:], (0, 1, 0, 1))
+        # Going through memory is what takes time: nothing is copied but what has nothing before it.
+        sum_BXY = torch.empty_like(matrix_BXY)
+        sum_BXY[:, :1], sum_BXY[:, 1:, :1] = matrix_BXY[:, :1], matrix_BXY[:, 1:, :1]
+        torch.add(matrix_BXY[:, 1:, 1:], matrix_BXY[:, :-1, :-1], out=sum_BXY[:, 1:, 1:])
         sum_BXY[:, :-1, :-1] += matrix_BXY[:, 1:, 1:]
         return sum_BXY
 

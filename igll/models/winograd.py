@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,13 +40,29 @@ def plain_convolutions() -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that takes the shorter way wherever that is quicker; see :func:`pays`."""
+    """A convolution that takes the shorter way wherever that is quicker; see :func:`pays`.
+
+    What it makes of its kernels for that is kept, beside a copy of them by which it knows whether they are
+    still the same: three times their memory.
+    """
+
+    _weight: Tensor | None = None
+    _kernel: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """As of :class:`torch.nn.Conv2d`."""
         if self.bias is not None and pays(self, input):
-            return convolve(input, self.weight, self.bias, self.dilation[0])
+            return convolve(input, self._combined_kernel(), self.bias, self.dilation[0])
         return super().forward(input)
+
+    def _combined_kernel(self) -> Tensor:
+        if self._kernel is None or self._weight is None or not torch.equal(self._weight, self.weight):
+            self._weight, self._kernel = self.weight.detach().clone(), combined_kernels(self.weight)
+        return self._kernel
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_weight", "_kernel")}
 
 
 def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:
@@ -73,12 +90,12 @@ def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:
 
 
 @torch.no_grad()
-def convolve(input_BCHW: Tensor, weight_OC33: Tensor, bias_O: Tensor, dilation: int = 1) -> Tensor:
+def convolve(input_BCHW: Tensor, kernel_XC13: Tensor, bias_O: Tensor, dilation: int = 1) -> Tensor:
     """A 3 × 3 convolution with stride 1, padded with as many zeros as it is dilated.
 
     Args:
         input_BCHW: Of any size; quickest if channels are last in memory.
-        weight_OC33: Kernels.
+        kernel_XC13: Kernels, as :func:`combined_kernels` makes them of 3 × 3 ones.
         bias_O: Added to each output channel.
         dilation: Distance of the kernel's elements.
 
@@ -91,7 +108,7 @@ def convolve(input_BCHW: Tensor, weight_OC33: Tensor, bias_O: Tensor, dilation: 
     if missing := 4 * dilation * tiles - height:
         row_BHWC = F.pad(row_BHWC, (0, 0, 0, 0, 0, missing))
     row_BT4DWC = row_BHWC.unflatten(1, (tiles, 4, dilation))
-    kernel, outputs = _combined_kernels(weight_OC33), len(bias_O)
+    outputs = len(bias_O)
     bias_6O = bias_O.new_zeros(6, outputs)
     bias_6O[1] = bias_O  # the second product is part of all four rows
     result_BT4DWO = input_BCHW.new_empty(batch, tiles, 4, dilation, width, outputs)
@@ -100,7 +117,7 @@ def convolve(input_BCHW: Tensor, weight_OC33: Tensor, bias_O: Tensor, dilation: 
         last = min(first + step, tiles)
         product_BXHW = F.conv2d(
             _combined_rows(row_BT4DWC, first, last).flatten(1, 2).permute(0, 3, 1, 2),
-            kernel,
+            kernel_XC13,
             bias_6O.flatten(),
             padding=(0, dilation),
             dilation=(1, dilation),
@@ -132,7 +149,8 @@ def _combined_rows(row_BT4DWC: Tensor, first: int, last: int) -> Tensor:
     return combined_BTDW6C.flatten(-2)
 
 
-def _combined_kernels(weight_OC33: Tensor) -> Tensor:
+@torch.no_grad()
+def combined_kernels(weight_OC33: Tensor) -> Tensor:
     """Six combinations of a kernel's rows, Gg, as kernels of six groups: (6 · O, C, 1, 3)."""
     row_3X = weight_OC33.permute(2, 0, 3, 1).flatten(1)
     combined_6O3C = (_KERNELS_63.to(row_3X) / 24 @ row_3X).unflatten(1, (weight_OC33.shape[0], 3, -1))

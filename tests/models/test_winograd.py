@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from igll.models import winograd
-from igll.models.winograd import Conv2d, convolve, pays, plain_convolutions
+from igll.models.winograd import Conv2d, combined_kernels, convolve, pays, plain_convolutions
 
 LARGE = (1, 128, 48, 48)
 
@@ -48,7 +49,7 @@ def test_the_result_is_the_convolutions_to_rounding(
     image, weight, bias = noise(*shape), noise(outputs, shape[1], 3, 3, seed=1), noise(outputs, seed=2)
     if last:
         image, weight = (tensor.to(memory_format=torch.channels_last) for tensor in (image, weight))
-    found = convolve(image, weight, bias, dilation).double()
+    found = convolve(image, combined_kernels(weight), bias, dilation).double()
     size = {"padding": dilation, "dilation": dilation}
     exact = F.conv2d(image.double(), weight.double(), bias.double(), **size)  # type: ignore[arg-type]
     # What rounding can do grows with what is added up, signs aside.
@@ -59,10 +60,10 @@ def test_the_result_is_the_convolutions_to_rounding(
 
 def test_another_default_type_does_not_matter() -> None:
     image, weight, bias = noise(1, 8, 16, 16), noise(5, 8, 3, 3, seed=1), noise(5, seed=2)
-    expected = convolve(image, weight, bias)
+    expected = convolve(image, combined_kernels(weight), bias)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(convolve(image, weight, bias), expected)
+        assert torch.equal(convolve(image, combined_kernels(weight), bias), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -131,3 +132,40 @@ def test_what_is_traced_is_the_plain_convolution() -> None:
         assert torch.equal(
             traced(noise(*LARGE)), F.conv2d(noise(*LARGE), layer.weight, layer.bias, padding=1)
         )
+
+
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "another tensor", "loaded"])
+def test_kept_kernels_are_those_of_the_weights_as_they_are(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(
+        winograd, "combined_kernels", lambda weight: made.append(1) or combined_kernels(weight)
+    )
+    layer, image = Conv2d(128, 128, 3, padding=1), noise(*LARGE)
+    with torch.inference_mode():
+        layer(image), layer(image)
+    assert made == [1]
+    with torch.no_grad():
+        if change == "in place":
+            layer.weight[5, 6, 1, 1] += 1
+        elif change == "behind autograd's back":
+            layer.weight.data[5, 6, 1, 1] += 1
+        elif change == "another tensor":
+            layer.weight = nn.Parameter(layer.weight * 2)
+        else:
+            layer.load_state_dict({"weight": layer.weight / 2, "bias": noise(128)})
+        found = layer(image)
+        with plain_convolutions():
+            torch.testing.assert_close(found, layer(image), rtol=0, atol=5e-5)
+    assert made == [1, 1]
+
+
+def test_a_copy_of_a_layer_holds_its_weights_alone() -> None:
+    layer = Conv2d(128, 128, 3, padding=1)
+    with torch.no_grad():
+        found = layer(noise(*LARGE))
+        other = copy.deepcopy(layer)
+        assert "_kernel" in vars(layer) and "_kernel" not in vars(other)
+        assert layer.state_dict().keys() == {"weight", "bias"}
+        assert torch.equal(other(noise(*LARGE)), found)
