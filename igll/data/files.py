@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from igll.data import tiffs
 from igll.errors import InputError
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -241,8 +242,12 @@ def decode(path: Path) -> Image.Image:
         with FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of odd metadata, which has no say here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path)  # reads the header alone
+            with tiffs.log_silenced():
+                opened = Image.open(path)  # reads the header alone
         with opened as image:
+            misread = tiffs.misreading(image)
+            if misread is not None:
+                raise InputError(f"{path}: TIFF of {misread}; {tiffs.REMEDY}")
             image.load()
             return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -250,6 +255,10 @@ def decode(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except Image.UnidentifiedImageError as error:
+        if tiffs.is_tiff(Path(path)):
+            raise InputError(
+                f"{path}: TIFF of bands or values that Pillow cannot read; {tiffs.REMEDY}"
+            ) from error
         raise InputError(f"{path}: not an image in a known format; replace or remove the file") from error
     except (IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
@@ -270,7 +279,8 @@ def _scaled_grey(path: Path, image: Image.Image) -> FloatArray:
     # Written so that a NaN fails too.
     if not (values.min() >= 0 and values.max() <= full):
         raise InputError(
-            f"{path}: values span {values.min()} to {values.max()}, outside 0 to {full}; rescale the image"
+            f"{path}: values span {values.min()} to {values.max()}, outside 0 to {full}; rescale the image, "
+            "or to train on it set data.stretch=[LOW, HIGH], the raw values for 0 and 1"
         )
     return (values / np.float32(full)).astype(np.float32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from igll.config import all_keys
 from igll.data.files import IMAGE_SUFFIXES, list_images, match_by_stem
+from igll.data.tiffs import log_silenced
 from igll.engine.picture_io import output_suffix
 from igll.errors import InputError
 from igll.geo.mask_files import VECTOR_SUFFIXES
@@ -137,18 +137,14 @@ def is_scene(image: Path) -> bool:
         return True
     if importlib.util.find_spec("rasterio") is None:
         return False
-    log = logging.getLogger("PIL.TiffImagePlugin")
-    told, log.disabled = log.disabled, True  # Pillow tells users of more bands than it can show
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), log_silenced():
             # Large scenes are no danger: Pillow only reads the header here. GDAL tells of damage.
             warnings.simplefilter("ignore")
             with Image.open(image) as picture:
                 return picture.mode not in ("1", "P", "PA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return True
-    finally:
-        log.disabled = told
 
 
 def _sources(inputs: Inputs) -> list[tuple[Path, list[Path]]]:

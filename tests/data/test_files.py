@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from igll.data.bands import read_bands
 from igll.data.files import list_images, match_by_stem, png_bit_depth, read_image, read_mask
 from igll.errors import InputError
 
@@ -121,7 +122,7 @@ def test_wide_integers_and_floats(tmp_path):
         ("not a number", np.where(unit > 0.5, np.float32("nan"), unit)),
     ):
         path = save(array, tmp_path / f"{name}.tif")
-        with pytest.raises(InputError, match=r"outside 0 to (1|65535); rescale") as error:
+        with pytest.raises(InputError, match=r"outside 0 to (1|65535); rescale.*data.stretch") as error:
             read_image(path)
         one_line(error, path)
 
@@ -209,6 +210,63 @@ def test_damage_anywhere_is_an_input_error_or_an_image(tmp_path, form):
             assert image.ndim == 3
             assert 0 <= image.min() <= image.max() <= 1
     assert refused > 40
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(
+    ("dtype", "bands", "layout", "reason"),
+    [
+        ("uint16", 3, {"photometric": "RGB", "interleave": "band"}, "16-bit values in uncompressed separate"),
+        ("uint16", 1, {"interleave": "band"}, "16-bit values in uncompressed separate planes"),
+        ("uint8", 1, {"photometric": "MINISWHITE", "interleave": "band"}, "8-bit values in uncompressed"),
+        ("uint16", 3, {"interleave": "band", "compress": "deflate"}, "3 bands, the first of which"),
+        ("uint8", 5, {"interleave": "band", "compress": "lzw"}, "5 bands, the first of which"),
+        ("uint8", 7, {"interleave": "pixel"}, "bands or values that Pillow cannot read"),
+        ("float32", 3, {"photometric": "RGB"}, "bands or values that Pillow cannot read"),
+        ("int16", 3, {"photometric": "RGB"}, "bands or values that Pillow cannot read"),
+        ("int8", 1, {}, "signed 8-bit values"),
+        ("uint16", 1, {"photometric": "MINISWHITE"}, "16-bit grey whose 0 is white"),
+        (
+            "int16",
+            1,
+            {"compress": "deflate", "endianness": "BIG"},
+            "compressed 16-bit values in big-endian order",
+        ),
+    ],
+)
+def test_tiffs_that_pillow_misreads_are_refused_and_read_as_bands(
+    tmp_path, capfd, dtype, bands, layout, reason
+):
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "1.tif"
+    keys = {"width": 30, "height": 20, "count": bands, "dtype": dtype, "driver": "GTiff"} | layout
+    stored = RNG.integers(0, 2 if dtype == "float32" else 100, (bands, 20, 30)).astype(dtype)
+    with rasterio.open(path, "w", **keys) as file:
+        file.write(stored)
+    for read in (read_image, read_mask):
+        with pytest.raises(InputError, match=rf"TIFF of {reason}.*image_channels.*data\.stretch") as error:
+            read(path)
+        one_line(error, path)
+    assert capfd.readouterr().err == ""
+    np.testing.assert_allclose(read_bands(path, bands, (0, 100)), stored.transpose(1, 2, 0) / 100, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+@pytest.mark.parametrize("compress", ["none", "deflate"])
+@pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535)])
+def test_colour_tiffs_are_read_right_or_refused(tmp_path, interleave, compress, dtype, full):
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "1.tif"
+    keys = {"width": 30, "height": 20, "count": 3, "dtype": dtype, "driver": "GTiff", "photometric": "RGB"}
+    stored = RNG.integers(0, full + 1, (3, 20, 30)).astype(dtype)
+    with rasterio.open(path, "w", **keys, interleave=interleave, compress=compress) as file:
+        file.write(stored)
+    if (interleave, compress, dtype) == ("band", "none", "uint16"):
+        with pytest.raises(InputError, match="would be misread"):
+            read_image(path)
+    else:
+        np.testing.assert_allclose(read_image(path), stored.transpose(1, 2, 0) / full, atol=1 / 255)
 
 
 # --- read_mask

@@ -166,9 +166,9 @@ def test_deep_grey_png_is_not(tmp_path):
     ("dtype", "bands", "reason"),
     [
         ("uint16", 3, "16-bit colour TIFF, which would be reduced to 8 bits"),
-        ("float64", 1, "not an image in a known format"),
+        ("float64", 1, "TIFF of bands or values that Pillow cannot read"),
         ("uint8", 4, "TIFF with 4 bands other than grey or RGB"),
-        ("uint8", 5, "TIFF with 5 bands|not an image in a known format|damaged"),
+        ("uint8", 5, "TIFF with 5 bands"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
