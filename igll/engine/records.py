@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,10 @@ class Records:
         scores = self.validation.scores(state.evaluated)
         self.log.scalars(state.step, "val", scores)
         label = " (oracle edges)" if self.validation.oracle else ""
-        say(f"step {state.step}: hole PSNR {scores['psnr_hole']:.2f} dB{label}")
+        found = f"hole PSNR {scores['psnr_hole']:.2f} dB{label}"
+        if math.isnan(scores["psnr_hole"]) and not self.validation.has_hole():
+            found = "no hole PSNR: no validation image has a hole"
+        say(f"step {state.step}: {found}")
         self.log.sync()
         self.checkpoints.save_best(state, scores["psnr_hole"])
 

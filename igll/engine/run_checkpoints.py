@@ -134,11 +134,15 @@ class RunCheckpoints:
                 warn(f"{error}; training goes on, tried again at step {state.step + every}")
 
     def save_best(self, state: TrainState, score: float) -> None:
-        """Keep the weights if they score better than all before; tried again next time if it fails."""
+        """Keep the weights if they score better than all before; tried again next time if it fails.
+
+        As long as nothing could be scored the newest weights are kept.
+        """
         before = state.best
-        if not score > before and not largest(not self.best.exists()):
+        unscored = math.isnan(score) and before == -math.inf
+        if not score > before and not unscored and not largest(not self.best.exists()):
             return
-        # Nothing could be scored: any weights are the best, and any score will be better.
+        # Any score will be better than none.
         state.best = -math.inf if math.isnan(score) else score
         error = self._write(state, self.best)
         if error is not None:

@@ -227,6 +227,10 @@ class TolerantValidation(Validation):
         """As :meth:`Validation.scores`, of the images that are left."""
         return self._with_what_is_left(lambda: Validation.scores(self, generator))
 
+    def has_hole(self) -> bool:
+        """As :meth:`Validation.has_hole`, of the images that are left."""
+        return self._with_what_is_left(lambda: Validation.has_hole(self))
+
     def sheet(self, generator: InpaintingNetwork, step: int) -> Image | None:
         """As :meth:`Validation.sheet`, of the images that are left."""
         return self._with_what_is_left(lambda: Validation.sheet(self, generator, step))
@@ -254,7 +258,16 @@ def open_validation(
     listing: UnusableList,
     finished_steps: Callable[[], int],
 ) -> Validation:
-    """Validation as strict as ``data.on_error`` asks for; arguments as of :class:`TolerantValidation`."""
-    if config.data.on_error == "error":
-        return Validation(dataset, config, device)
-    return TolerantValidation(dataset, config, device, listing, finished_steps)
+    """Validation as strict as ``data.on_error`` asks for; arguments as of :class:`TolerantValidation`.
+
+    Warns if there will be nothing to score: the data bring their holes, and none is among its images.
+    """
+    validation = Validation(dataset, config, device)
+    if config.data.on_error == "skip":
+        validation = TolerantValidation(dataset, config, device, listing, finished_steps)
+    if (config.data.use == "pairs" or config.mask.kind == "files") and not validation.has_hole():
+        warn(
+            f"none of the {len(dataset)} validation image(s) has a hole: no hole PSNR, and best.pt will be "
+            "the newest weights; set train.eval_images higher, or data.val_root to images with holes"
+        )
+    return validation

@@ -106,6 +106,11 @@ class Validation:
         everybodys = gather(values)
         return {name: average([value for part in everybodys for value in part[name]]) for name in values}
 
+    def has_hole(self) -> bool:
+        """Whether any of the images has a hole in its crop; those that the data bring may have none."""
+        with failing_together():
+            return any(bool(self.dataset[number]["mask"].any()) for number in range(len(self.dataset)))
+
     def sheet(self, generator: InpaintingNetwork, step: int) -> Image | None:
         """Picture sheet of some images, input, filled and truth; None but in the process that writes."""
         with evaluating(generator), failing_together():

@@ -208,6 +208,19 @@ def test_a_hole_filled_exactly_does_not_freeze_the_best_checkpoint(small, tmp_pa
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["best"] == 20.0
 
 
+def test_pairs_without_a_hole_say_that_there_is_no_score(small, tmp_path: Path, capsys):
+    for part, level in (("label", 60), ("cloud", 80)):  # even haze, which hides nothing
+        (tmp_path / part).mkdir()
+        for number in range(5):
+            Image.new("RGB", (32, 32), (level, level + number, level)).save(tmp_path / part / f"{number}.png")
+    data = {"name": "rice1", "root": str(tmp_path), "val_root": str(tmp_path), "use": "pairs"}
+    train(small(data=data, train={"max_steps": 2, "eval_every": 1}), tmp_path / "run")
+    told = capsys.readouterr()
+    assert told.err.count("none of the 2 validation image(s) has a hole") == 1
+    assert "step 2: no hole PSNR: no validation image has a hole" in told.out and "nan" not in told.out
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")["step"] == 2
+
+
 def test_resuming_says_which_settings_changed(small, tmp_path: Path, capsys):
     train(small(train={"max_steps": 1}), tmp_path / "run")
     train(small(train={"max_steps": 2}, seed=7), tmp_path / "run", resume=True)
