@@ -170,11 +170,21 @@ def complete_corners(missing_HW: NDArray[np.bool_], side: int) -> NDArray[np.int
     Returns:
         corners_N2, row by row.
     """
-    count_HW = np.pad(missing_HW.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside_HW = (
+    return np.argwhere(marked_in_squares(missing_HW, side) == 0)
+
+
+def marked_in_squares(marked_HW: NDArray[np.bool_], side: int) -> NDArray[np.int64]:
+    """How many pixels of each square are marked, by the row and column of its upper left corner.
+
+    Args:
+        marked_HW: True = marked.
+        side: Of the squares, at most the image's.
+    """
+    count_HW = np.pad(marked_HW.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside_HW: NDArray[np.int64] = (
         count_HW[side:, side:] - count_HW[:-side, side:] - count_HW[side:, :-side] + count_HW[:-side, :-side]
     )
-    return np.argwhere(inside_HW == 0)
+    return inside_HW
 
 
 def with_nearest_known(image_HWC: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from igll.config import Config, DataConfig, MaskConfig
-from igll.data.bands import complete_corners, missing_pixels
+from igll.data.bands import complete_corners, marked_in_squares, missing_pixels
 from igll.data.edge_cache import EdgeCache
 from igll.data.masks import make_mask
 from igll.data.sampler import SampleKey
@@ -106,8 +106,9 @@ class InpaintingDataset(Dataset[Sample]):
             layers = self._test_crop(layers, index)
         if kept is not None:
             layers = [to_unit(layer) for layer in layers]
-        brings_mask = len(layers) > 2 + (self.edges is not None)
-        mask_HW1 = layers.pop() if brings_mask else self._made_mask(key)[..., None].astype(np.float32)
+        mask_HW1 = (
+            layers.pop() if self._bring_mask(layers) else self._made_mask(key)[..., None].astype(np.float32)
+        )
         sample = Sample(
             image=_signed(layers[0]), target=_signed(layers[1]), mask=_to_tensor(mask_HW1), index=index
         )
@@ -133,6 +134,10 @@ class InpaintingDataset(Dataset[Sample]):
         if scene.mask_HW is not None:
             layers.append(scene.mask_HW[..., None].astype(np.float32))
         return layers
+
+    def _bring_mask(self, layers: list[NDArray[Any]]) -> bool:
+        """Whether the last layer is the dataset's own mask."""
+        return len(layers) > 2 + (self.edges is not None)
 
     def checked_scene(self, index: int) -> Scene:
         """Read a scene and see that a crop can be taken of it.
@@ -188,11 +193,16 @@ class InpaintingDataset(Dataset[Sample]):
         return corners_N2
 
     def _train_crop(self, layers: list[NDArray[Any]], key: SampleKey, index: int) -> list[NDArray[Any]]:
-        """Random crop without missing pixels, flip and quarter turns, the same for every layer."""
+        """Random crop without missing pixels, flip and quarter turns, the same for every layer.
+
+        Of a pair it is a crop that holds some of the hole, if the pair has one.
+        """
         rng = np.random.default_rng([self.seed, CROP, key.epoch, key.image])
         (height, width), crop = layers[0].shape[:2], self.data.crop_size
         self.check_size(height, width, index)
         corners_N2 = self.complete_corners(layers[1], index)
+        if self.data.use == "pairs" and self._bring_mask(layers) and layers[-1].any():
+            corners_N2 = np.argwhere(marked_in_squares(layers[-1][..., 0] > 0, crop))
         if corners_N2 is None:
             top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
         else:

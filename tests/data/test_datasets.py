@@ -434,3 +434,29 @@ def test_rice1_in_pairs_gives_cloudy_in_and_clear_out(shared: Path):
     dataset = build_dataset(build_config({"data": {"name": "rice1", "root": root, "use": "pairs"}}), "test")
     sample = dataset[0]
     assert not torch.equal(sample["image"], sample["target"])
+
+
+def test_training_crops_of_a_pair_hold_some_of_its_hole(tmp_path: Path):
+    """A pair without a hole, such as one of even haze, is cropped anywhere."""
+    levels = np.random.default_rng(0).integers(0, 150, (160, 200, 3), dtype=np.uint8)
+    cloudy = levels.copy()
+    cloudy[120:140, 20:40] = 255
+    for number, (part, image) in enumerate([("label", levels), ("cloud", cloudy)] * 2):
+        (tmp_path / part).mkdir(exist_ok=True)
+        Image.fromarray(image if number < 2 else levels).save(tmp_path / part / f"{number // 2}.png")
+    data = {
+        "name": "rice1",
+        "root": str(tmp_path),
+        "use": "pairs",
+        "crop_size": 32,
+        "val_root": str(tmp_path),
+    }
+    dataset = build_dataset(build_config({"data": data}), "train")
+    kept = build_dataset(build_config({"data": data}), "train")
+    kept.keep_scenes()
+    for epoch in range(40):
+        key = SampleKey(epoch, 0, epoch)
+        sample = dataset[key]
+        assert sample["mask"].any() and not dataset[SampleKey(epoch, 1, epoch)]["mask"].any()
+        for again in (dataset[key], kept[key]):
+            assert all(torch.equal(again[name], sample[name]) for name in ("image", "target", "mask"))
