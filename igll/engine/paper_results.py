@@ -24,8 +24,8 @@ def write_paper_table(name: TableName, runs: Path, out: Path, mix: bool = False)
     missing pixels must be of one task, by their protocols' hashes. Cells without a run say "not run".
 
     Args:
-        name: ``table2`` takes every evaluation found; ``table4`` those in ``ROW/eval`` as
-            ``scripts/ablation.py`` leaves them.
+        name: ``table2`` takes every evaluation found but rows of the ablation; ``table4`` takes these, where
+            ``scripts/ablation.py`` left them.
         runs: Folder of runs.
         out: Folder for the table as Markdown, CSV, LaTeX and JSON.
         mix: Put evaluations that are unlike into one table all the same, and say so below it.
@@ -35,24 +35,57 @@ def write_paper_table(name: TableName, runs: Path, out: Path, mix: bool = False)
     """
     if not runs.is_dir():
         raise InputError(f"{runs}: no such folder; name the folder that holds the runs")
-    rows = {ablation.row: runs / ablation.name / "eval" / "metrics.json" for ablation in ABLATIONS}
     found = sorted(runs.rglob("metrics.json"))
-    if name == "table4":
-        found = [path for path in rows.values() if path.exists()]
     if not found:
         raise InputError(f"{runs}: holds no metrics.json of igll-eval; evaluate a run first")
-    loaded = {str(path): load_results(path.parent) for path in found}
-    results = read_results(found)
-    by_path = dict(results)
+    ablations = _ablations(runs, found)
+    if name == "table4":
+        rows = _one_ablation(runs, ablations)
+    else:
+        apart = {path for folder in ablations if folder != runs for path in ablations[folder].values()}
+        rows = {str(path): path for path in found if path not in apart}
+    loaded = {str(path): load_results(path.parent) for path in rows.values()}
+    results = read_results(list(rows.values()))
     if name == "table2":
         table = table2(results, mix)
     else:
-        table = table4({row: by_path[str(path)] for row, path in rows.items() if str(path) in by_path}, mix)
+        table = table4(dict(zip(rows, (result for _, result in results), strict=True)), mix)
     sources = {id(result): loaded[source] for source, result in results}
     table.mixed = [*table.mixed, *_require_same_tasks(table, sources, mix)]
     make_folder(out)
     table.write(out)
     return table
+
+
+def _ablations(runs: Path, found: list[Path]) -> dict[Path, dict[str, Path]]:
+    """Folders of ``scripts/ablation.py`` → the paper's name of a row → its evaluation.
+
+    Such a folder holds ``ROW/eval`` and Table 4; of ``runs`` itself the rows are enough.
+    """
+    titles = {ablation.name: ablation.row for ablation in ABLATIONS}
+    folders: dict[Path, dict[str, Path]] = {}
+    for path in found:
+        row = path.parent.parent
+        if path.parent.name != "eval" or row.name not in titles:
+            continue
+        if row.parent == runs or (row.parent / "table4.json").is_file():
+            folders.setdefault(row.parent, {})[titles[row.name]] = path
+    return folders
+
+
+def _one_ablation(runs: Path, ablations: dict[Path, dict[str, Path]]) -> dict[str, Path]:
+    """The rows of the one ablation that is meant."""
+    if runs in ablations:
+        return ablations[runs]
+    if not ablations:
+        raise InputError(
+            f"{runs}: holds no row of the ablation (ROW/eval and table4.json, as scripts/ablation.py writes "
+            "them); run it first"
+        )
+    if len(ablations) > 1:
+        folders = " and ".join(str(folder) for folder in ablations)
+        raise InputError(f"{runs}: holds more than one ablation, {folders}; name one of them as --runs")
+    return next(iter(ablations.values()))
 
 
 def write_table3(out: Path) -> SizeTable:

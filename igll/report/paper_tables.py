@@ -232,6 +232,8 @@ def table4(results: Mapping[str, Result], mix: bool = False) -> PaperTable:
 def table2(results: Iterable[tuple[str, Result]], mix: bool = False) -> PaperTable:
     """Table 2, every dataset, hole and method of the paper.
 
+    A network without oracle edges has a line of its own, below that of the paper's.
+
     Args:
         results: Where each result comes from, and the result. Those of other datasets or of no ratio in
             the table are left out.
@@ -240,27 +242,31 @@ def table2(results: Iterable[tuple[str, Result]], mix: bool = False) -> PaperTab
     Raises:
         InputError: Two results are about the same cell, or were not measured in the same way.
     """
-    cells: dict[tuple[str, int, str], tuple[str, Result]] = {}
+    cells: dict[tuple[str, int, str], dict[str, tuple[str, Result]]] = {}
     for source, result in results:
         place = _place(result)
         for method in result["methods"]:
             key = (*place, method) if place is not None else None
             if key is None or key not in TABLE2:
                 continue
-            if key in cells:
+            cell, label = cells.setdefault(key, {}), _label(method, result)
+            if label in cell:
                 raise InputError(
-                    f"{source}: measures the same cell of Table 2 as {cells[key][0]}; keep one of the two"
+                    f"{source}: measures the same cell of Table 2 as {cell[label][0]}; keep one of the two "
+                    "below --runs"
                 )
-            cells[key] = (source, result)
-    chosen = dict(cells.values())
+            cell[label] = (source, result)
+    chosen = dict(found for cell in cells.values() for found in cell.values())
     mixed = check_comparable(chosen, datasets=True, mix=mix)
     lines = []
     for key, paper in TABLE2.items():
         dataset, percent, method = key
-        notes = {metric: note for (cell, metric), note in TABLE2_NOTES.items() if cell == key}
-        result_of = cells[key][1] if key in cells else None
-        labels = (dataset, f"{percent} %", method)
-        lines.append(Line(labels, paper, result_of, method, dataset, percent, notes=notes))
+        notes = {metric: note for (place, metric), note in TABLE2_NOTES.items() if place == key}
+        cell = cells.get(key, {})
+        for label in dict.fromkeys((method, *cell)):
+            measured = cell[label][1] if label in cell else None
+            labels = (dataset, f"{percent} %", label)
+            lines.append(Line(labels, paper, measured, method, dataset, percent, notes=notes))
     caption = _caption("Table 2, comparison", chosen.values())
     return PaperTable("table2", caption, ("Dataset", "Missing", "Method"), lines, 3, mixed)
 
@@ -316,6 +322,12 @@ def _place(result: Result) -> tuple[str, int] | None:
         if result["data"]["name"] == name and isinstance(ratio, (int, float)):
             return dataset, round(ratio * 100)
     return None
+
+
+def _label(method: str, result: Result) -> str:
+    """What a line of Table 2 is called: the method, and the network's structure prior if not the paper's."""
+    prior = result["structure_prior"]
+    return method if method != NETWORK or prior == "oracle" else f"{method}, structure prior {prior}"
 
 
 def _deviations(line: Line) -> list[str]:
@@ -376,15 +388,8 @@ def read_results(paths: Sequence[Path]) -> list[tuple[str, Result]]:
     for path in paths:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            missing = {
-                "methods",
-                "data",
-                "mask",
-                "images",
-                "structure_prior",
-                "step",
-                *_SHARED,
-            } - result.keys()
+            wanted = {"methods", "data", "mask", "images", "structure_prior", "step", *_SHARED}
+            missing = wanted - result.keys()
         except (OSError, ValueError, AttributeError):
             raise InputError(f"{path}: not a metrics.json that can be read; evaluate again") from None
         if missing:

@@ -63,11 +63,18 @@ def test_nothing_to_show_is_said(tmp_path: Path):
 
 @pytest.fixture
 def of_the_paper(write_results, tmp_path: Path):
-    def write(folder: str, method: str, dataset: str = "aid", ratio: float = 0.25, **parts: dict) -> None:
+    def write(
+        folder: str,
+        method: str,
+        dataset: str = "aid",
+        ratio: float = 0.25,
+        structure_prior: str = "none",
+        **parts: dict,
+    ) -> None:
         """Write an evaluation of a method on a dataset of the paper; keywords replace protocol parts."""
         path = write_results(f"runs/{folder}", {method: {"psnr": [20.0, 22.0]}}, **parts) / "metrics.json"
         settings = {
-            "step": 5, "weights": "ema", "structure_prior": "none", "images": 2, "lpips_net": "alex",
+            "step": 5, "weights": "ema", "structure_prior": structure_prior, "images": 2, "lpips_net": "alex",
             "data": DataConfig().model_dump() | {"name": dataset},
             "mask": MaskConfig().model_dump() | {"ratio": ratio},
         }  # fmt: skip
@@ -115,6 +122,34 @@ def test_rows_of_the_ablation_are_of_one_task(of_the_paper, tmp_path: Path):
     with pytest.raises(InputError, match="differ in masks"):
         write_paper_table("table4", tmp_path / "runs", tmp_path / "out")
     assert write_paper_table("table4", tmp_path / "runs", tmp_path / "out", mix=True).mixed
+
+
+def test_tables_share_a_folder_of_runs(of_the_paper, tmp_path: Path):
+    """As the README places them: runs of Table 2, oracle and blind, beside a folder of the ablation."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    of_the_paper("aid_25/eval", "IGLL", structure_prior="oracle")
+    of_the_paper("aid_25_blind/eval", "IGLL", structure_prior="learned")
+    with pytest.raises(InputError, match=r"runs: holds no row of the ablation .* run it first"):
+        write_paper_table("table4", runs, out)
+    for row in ("full", "three_heads"):
+        of_the_paper(f"ablation/{row}/eval", "IGLL", structure_prior="oracle")
+    (runs / "ablation" / "table4.json").touch()
+    rows = {row["method"]: row for row in write_paper_table("table4", runs, out).records()}
+    assert {name for name, row in rows.items() if row["status"] == "run"} == {
+        "IGLL",
+        "w/ multi-head attention",
+    }
+    measured = [row for row in write_paper_table("table2", runs, out).records() if row["status"] == "run"]
+    assert [row["method"] for row in measured] == ["IGLL", "IGLL, structure prior learned"]
+    assert measured[0]["psnr_difference"] is not None and measured[1]["psnr_difference"] is None
+    of_the_paper("other/full/eval", "IGLL")
+    (runs / "other" / "table4.json").touch()
+    with pytest.raises(InputError, match=r"more than one ablation, .*ablation and .*other; name one"):
+        write_paper_table("table4", runs, out)
+    assert any(line.result for line in write_paper_table("table4", runs / "other", out).lines)
+    of_the_paper("again", "IGLL", structure_prior="oracle")
+    with pytest.raises(InputError, match=r"aid_25/eval.* keep one of the two below --runs"):
+        write_paper_table("table2", runs, out)
 
 
 def test_table3_needs_no_run(tmp_path: Path):
