@@ -1,8 +1,8 @@
 """Pictures read and written in their own mode, so that what is not filled comes back bit for bit.
 
 Pillow's modes ``1``, ``L``, ``LA``, ``P``, ``RGB``, ``RGBA``, ``I;16``, ``I`` and ``F`` are handled. What
-Pillow would reduce without a word (16-bit colour, bands beyond RGBA) is refused. Of a file with several
-frames the first is read. EXIF orientation stays a tag, pixels are not turned; only that
+Pillow would reduce without a word (16-bit colour, bands beyond RGBA, frames after the first) is refused.
+EXIF orientation stays a tag, pixels are not turned; only that
 of TIFF is applied, by Pillow while decoding.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from igll.data.files import decode, png_bit_depth
+from igll.data.files import FILTERS, decode, png_bit_depth
 from igll.errors import InputError
 from igll.storage import replacing
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F")
 INTEGER_FULL = 65535  # 32-bit integer pictures hold 16-bit values, as in igll.data.files
 
-# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples; and those that say where on Earth a picture lies:
-# ModelPixelScale, ModelTiepoint, ModelTransformation, the three GeoKey tags, GDAL's metadata and no-data.
+# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples; NewSubfileType; and those that say where on Earth a
+# picture lies: ModelPixelScale, ModelTiepoint, ModelTransformation, the three GeoKey tags, GDAL's metadata,
+# no-data.
 _BITS, _SAMPLES, _EXTRA_SAMPLES = 258, 277, 338
 _UNASSOCIATED_ALPHA = 2
+_SUBFILE, _OVERVIEW_OR_MASK, _BIG_TIFF = 254, 1 | 4, 43
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -60,6 +63,12 @@ def read_picture(path: Path) -> Picture:
         InputError: The file is absent or damaged, or holds more than Pillow would read.
     """
     image = decode(path)
+    frames = _frames(path, image)
+    if frames > 1:
+        raise InputError(
+            f"{path}: holds {frames} pictures (frames or pages), all but the first of which would be lost; "
+            "save the one to fill in a file of its own"
+        )
     tags = getattr(image, "tag_v2", {})
     bands = len(image.getbands())
     bits = tags.get(_BITS, (8,))
@@ -88,6 +97,25 @@ def read_picture(path: Path) -> Picture:
     if image.mode not in MODES:
         raise InputError(f"{path}: colour mode {image.mode} is not handled; convert it to RGB")
     return Picture(image, _extras(image, tags, output_suffix(path)))
+
+
+def _frames(path: Path, image: Image.Image) -> int:
+    """How many pictures a PNG, WebP or TIFF holds; a TIFF's overviews and masks are none."""
+    if image.format in ("PNG", "WEBP"):
+        return int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return 1  # of a JPEG the others are previews
+    pages, seen = 0, set()
+    with path.open("rb") as file, FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of damage after the first page
+        header = file.read(8)
+        page = ImageFileDirectory_v2(header + (file.read(8) if _BIG_TIFF in header[2:4] else b""))
+        while page.next and page.next not in seen:
+            seen.add(page.next)
+            file.seek(page.next)
+            page.load(file)
+            pages += not page.get(_SUBFILE, 0) & _OVERVIEW_OR_MASK
+    return pages
 
 
 def write_picture(path: Path, picture: Picture, original: Image.Image, hole_HW: NDArray[np.bool_]) -> None:

@@ -51,8 +51,6 @@ def _refuse_raster(path: Path, source: Any) -> None:
             f"{path}: has bands of {' and '.join(types)}, and a GeoTIFF holds one type; convert it first: "
             "gdal_translate -ot"
         )
-    if source.driver == "GTiff" and (pages := len(source.subdatasets)) > 1:
-        raise InputError(
-            f"{path}: holds {pages} images, of which a filled copy would hold the first; split it first: "
-            f"gdal_translate GTIFF_DIR:1:{path}"
-        )
+    if len(parts := source.subdatasets) > 1:
+        lost = f"{path}: holds {len(parts)} rasters, all but the first of which would be lost"
+        raise InputError(f"{lost}; take out the one to fill: gdal_translate {parts[0]} one.tif")

@@ -332,6 +332,14 @@ def test_control_points_place_the_mask_too(tmp_path):
             ]
 
 
+def test_a_file_of_several_rasters_is_refused(tmp_path, capsys):
+    pages = [Image.fromarray(values("uint8")[0]), Image.fromarray(values("uint8")[0])]
+    pages[0].save(tmp_path / "in.tif", save_all=True, append_images=pages[1:])
+    assert call(tmp_path / "in.tif", *HARMONIC, "--out", tmp_path / "out.tif") == 2
+    line = only_line(capsys.readouterr().err)
+    assert "in.tif: holds 2 rasters" in line and "gdal_translate GTIFF_DIR:1:" in line
+
+
 def test_a_scene_without_a_place_on_earth(tmp_path, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

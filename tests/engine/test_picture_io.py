@@ -185,6 +185,31 @@ def test_tiffs_that_would_lose_something_are_refused(tmp_path, dtype, bands, rea
     assert str(tmp_path / "a.tif") in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
+def test_files_of_several_pictures_are_refused(tmp_path, name):
+    frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"holds 2 pictures .* all but the first of which would be lost"):
+        read_picture(tmp_path / name)
+    frames[0].save(tmp_path / name, save_all=True)
+    assert read_picture(tmp_path / name).image.size == (17, 13)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_overviews_and_masks_are_no_further_pictures(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    keys = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "photometric": "RGB"}
+    for size in ("NO", "YES"):
+        path = tmp_path / f"{size}.tif"
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            with rasterio.open(path, "w", driver="GTiff", BIGTIFF=size, **keys) as file:
+                file.write(np.ones((3, 64, 64), np.uint8))
+                file.write_mask(np.ones((64, 64), bool))
+            with rasterio.open(path, "r+") as file:
+                file.build_overviews([2, 4])
+        assert read_picture(path).image.mode == "RGB"
+
+
 def test_the_place_on_earth_is_kept(tmp_path, shared):
     rasterio = pytest.importorskip("rasterio")
     source = shared / "data/geotiff/rasterio_RGB.byte.tif"

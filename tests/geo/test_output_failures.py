@@ -314,7 +314,9 @@ def test_rasters_that_geotiff_would_not_hold_all_of_are_refused(tmp_path: Path):
     out = tmp_path / "results" / "out.tif"
     page = Image.fromarray(pixels("uint8", 1)[0])
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
-    refused((tmp_path / "pages.tif", classes, out), "holds 2 images, of which a filled copy would hold the")
+    refused(
+        (tmp_path / "pages.tif", classes, out), "holds 2 rasters, all but the first of which would be lost"
+    )
     mixed = tmp_path / "mixed.vrt"
     write_described(tmp_path / "other.tif", pixels("uint16", 1), bare=True)
     gdal_copy(scene, mixed, driver="VRT")
