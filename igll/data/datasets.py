@@ -301,7 +301,9 @@ def build_source(config: Config, part: Part) -> SceneSource:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root (or data.val_root) to where the images are")
     if config.mask.kind == "files" and not config.mask.root:
-        raise InputError("mask.root: mask.kind=files needs a folder of masks; set mask.root")
+        raise InputError(
+            "mask.root: mask.kind=files needs masks; set it to their folder, or to one mask for all"
+        )
     masks = Path(config.mask.root).expanduser() if config.mask.kind == "files" and config.mask.root else None
     if masks is not None and data.name != "folder":
         raise InputError(f"mask.kind: 'files' goes with data.name=folder, not {data.name}")

@@ -208,6 +208,8 @@ def match_by_stem(
         InputError: no mask, or more than one, for an image (the first such image is named);
             ``partners_root`` is absent or holds no image.
     """
+    if not Path(partners_root).exists():
+        raise InputError(f"{partners_root}: no such file or folder of {kind}s; check the path")
     if Path(partners_root).is_file():
         return [Path(partners_root)] * len(images)
     partners = list_images(partners_root, suffixes)

@@ -208,8 +208,6 @@ def _partners(
     """One partner file per image, or None for each."""
     if partners is None:
         return [None] * len(images)
-    if not partners.exists():
-        raise InputError(f"{partners}: no such file or folder of {kind}s; check the path")
     return match_by_stem(images, root, partners, kind, tuple(dict.fromkeys((*IMAGE_SUFFIXES, *suffixes))))
 
 

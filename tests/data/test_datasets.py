@@ -284,7 +284,7 @@ def test_limits_spread_over_the_classes(tmp_path: Path):
     [
         ({"root": None}, {}, "data.root: data.name=folder needs a folder"),
         ({"root": "/no/such/place"}, {}, "/no/such/place: no such folder"),
-        ({}, {"kind": "files"}, "mask.root: mask.kind=files needs a folder of masks"),
+        ({}, {"kind": "files"}, "mask.root: mask.kind=files needs masks"),
         (
             {"name": "aid"},
             {"kind": "files", "root": "x"},

@@ -439,5 +439,5 @@ def test_first_image_without_a_certain_mask_is_named(tmp_path, image_names, mask
 
 def test_absent_mask_folder(tmp_path):
     images = touch(tmp_path / "images", "1.png")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder of masks"):
         match_by_stem(images, tmp_path / "images", tmp_path / f"masks{os.sep}none")
