@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,14 @@ def _device_name(value: str) -> str:
     return value
 
 
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_truth, value)))
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_takes_numbers, get_args(annotation)))
+
+
 Ratio = Annotated[float, Field(gt=0, le=0.95)]
 RatioRange = Annotated[list[Ratio], AfterValidator(_ratio_range)]
 
@@ -45,6 +53,14 @@ class Section(BaseModel):
     """A part of the configuration; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts with true and false: pydantic would read them as 1 and 0.
+        if _holds_truth(value) and _takes_numbers(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false are not numbers")
+        return value
 
 
 # Settings that only IGLL's own generator has.
