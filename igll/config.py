@@ -146,14 +146,9 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
         else:
             break
     key = ".".join(known)
-    origin = next(
-        (
-            f"'{shortened(text, 100)}'"
-            for name, text in overridden.items()
-            if name == key or name.startswith(f"{key}.")
-        ),
-        source,
-    )
+    inside = (text for name, text in overridden.items() if name.startswith(f"{key}."))
+    blamed = overridden.get(key) or next(inside, None)
+    origin = source if blamed is None else f"'{shortened(blamed, 100)}'"
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
         known_here = shortened(", ".join(section.model_fields), 250)
