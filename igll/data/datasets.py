@@ -271,12 +271,8 @@ def _draw(mask: MaskConfig, crop: int, rng: np.random.Generator, placement: str)
     return make_mask(kind, crop, crop, ratio, rng, placement)
 
 
-def build_source(config: Config, part: Part) -> SceneSource:
-    """Open the dataset that a configuration names.
-
-    Raises:
-        InputError: If ``data.root`` is missing, empty or not laid out as the dataset is published.
-    """
+def _check_name(config: Config) -> None:
+    """Refuse settings that do not go with ``data.name`` and would not be heeded."""
     data, channels = config.data, config.model.image_channels
     if channels not in (1, 3) and data.name not in ("folder", "synthetic"):
         raise InputError(
@@ -285,11 +281,31 @@ def build_source(config: Config, part: Part) -> SceneSource:
         )
     if data.stretch and data.name != "folder":
         raise InputError(f"data.stretch: goes with data.name=folder, not {data.name}")
-    prior = config.model.structure_prior
-    if data.reference_root and (data.name != "folder" or prior != "reference"):
+    if data.reference_root and (data.name != "folder" or config.model.structure_prior != "reference"):
         raise InputError(
             "data.reference_root: goes with data.name=folder and model.structure_prior=reference"
         )
+    if config.mask.kind == "files" and data.name != "folder":
+        raise InputError(f"mask.kind: 'files' goes with data.name=folder, not {data.name}")
+    if data.use == "pairs" and data.name not in ("rice1", "rice2", "clearview"):
+        raise InputError(f"data.use: 'pairs' goes with data.name=rice1, rice2 or clearview, not {data.name}")
+    for key, root in (("root", data.root), ("val_root", data.val_root)):
+        if root and data.name == "synthetic":
+            raise InputError(
+                f"data.{key}: synthetic scenes come from no folder; for the images in {root} set "
+                f"data.name=folder, or leave it out (data.{key}=null)"
+            )
+
+
+def build_source(config: Config, part: Part) -> SceneSource:
+    """Open the dataset that a configuration names.
+
+    Raises:
+        InputError: If ``data.root`` is missing, empty or not laid out as the dataset is published, or a
+            setting does not go with ``data.name``.
+    """
+    _check_name(config)
+    data, channels = config.data, config.model.image_channels
     if data.name == "synthetic":
         return Synthetic(data.synthetic_images, max(256, data.crop_size), channels)
     chosen = data.val_root if part == "test" and data.val_root else data.root
@@ -305,8 +321,6 @@ def build_source(config: Config, part: Part) -> SceneSource:
             "mask.root: mask.kind=files needs masks; set it to their folder, or to one mask for all"
         )
     masks = Path(config.mask.root).expanduser() if config.mask.kind == "files" and config.mask.root else None
-    if masks is not None and data.name != "folder":
-        raise InputError(f"mask.kind: 'files' goes with data.name=folder, not {data.name}")
     pairs = data.use == "pairs"
     match data.name:
         case "aid":

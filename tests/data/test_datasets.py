@@ -290,6 +290,15 @@ def test_limits_spread_over_the_classes(tmp_path: Path):
             {"kind": "files", "root": "x"},
             "mask.kind: 'files' goes with data.name=folder, not aid",
         ),
+        (
+            {"name": "synthetic", "root": None},
+            {"kind": "files", "root": "x"},
+            "mask.kind: 'files' goes with data.name=folder, not synthetic",
+        ),
+        ({"name": "synthetic"}, {}, "data.root: synthetic scenes come from no folder; for the images in /"),
+        ({"name": "synthetic", "root": None, "val_root": "x"}, {}, "leave it out (data.val_root=null)"),
+        ({"use": "pairs"}, {}, "data.use: 'pairs' goes with data.name=rice1, rice2 or clearview, not folder"),
+        ({"name": "aid", "use": "pairs"}, {}, "data.use: 'pairs' goes with data.name=rice1"),
     ],
 )
 def test_bad_roots_are_one_clear_line(tmp_path: Path, data: dict, mask: dict, expected: str):
