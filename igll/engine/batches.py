@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +18,24 @@ from igll.distributed import alike, failing_together, rank, samples_per_process
 from igll.engine.edge_maps import edges_needed, open_edge_cache
 from igll.engine.objectives import Batch
 from igll.engine.signals import leave_signals_to_main
+from igll.errors import InputError
 from igll.models.discriminator import Rectangle, hole_rectangles
 from igll.models.edges import EdgeDetector
 from igll.models.hole_layout import HoleLayout
 
 
 def open_data(config: Config) -> tuple[InpaintingDataset, InpaintingDataset, EdgeDetector | None]:
-    """Training and validation images, and the detector of their edges if any are used."""
+    """Training and validation images, and the detector of their edges if any are used.
+
+    Raises:
+        InputError: They cannot be opened, or are the same images.
+    """
+    roots = [Path(root).expanduser().resolve() for root in (config.data.root, config.data.val_root) if root]
+    if len(roots) == 2 and roots[0] == roots[1]:
+        raise InputError(
+            f"data.val_root: {config.data.val_root} is data.root too, so every test image would be one of "
+            "training; name another folder, or leave it out to split data.root"
+        )
     cache = detector = None
     if edges_needed(config, training=True):
         cache, detector = open_edge_cache(config)

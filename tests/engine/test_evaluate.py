@@ -286,11 +286,11 @@ def test_an_image_without_any_known_pixel_does_not_end_the_evaluation(small, tmp
     for number in range(5):
         Image.effect_noise((32, 32), 60).convert("RGB").save(images / f"{number}.png")
         Image.new("L", (32, 32), 255).save(masks / f"{number}.png")
-    data = {"name": "folder", "root": str(images), "val_root": str(images)}
+    data = {"name": "folder", "root": str(images)}
     files = {"mask": {"kind": "files", "root": str(masks)}, "data": data}
     train(small(**files, train={"max_steps": 1}), tmp_path / "run")
-    apart = {**data, "root": str(tmp_path), "val_root": None, "test_fraction": 0.9}
-    other = small(mask=files["mask"], data={**apart, "root": str(images.rename(tmp_path / "moved"))})
+    apart = {**data, "root": str(images.rename(tmp_path / "moved")), "test_fraction": 0.9}
+    other = small(mask=files["mask"], data=apart)
     methods = evaluate(other, str(tmp_path / "run" / "checkpoints" / "last.pt"), tmp_path / "eval")["methods"]
     assert math.isfinite(methods["mean of known"]["psnr_hole"]) and math.isfinite(
         methods["IGLL"]["psnr_hole"]

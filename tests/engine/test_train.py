@@ -258,6 +258,14 @@ def test_missing_pidinet_weights_refuse_to_start_and_say_what_to_do(small, tmp_p
         train(small(edges={"detector": "pidinet"}), tmp_path / "run")
 
 
+def test_testing_on_the_training_images_is_refused(small, tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    folders = {"root": str(tmp_path / "images"), "val_root": str(tmp_path / "run" / ".." / "images")}
+    with pytest.raises(InputError, match=r"^data\.val_root: .*images is data\.root too, .* leave it out"):
+        train(small(data={"name": "folder", **folders}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_singular_values_than_the_crop_has_are_refused(small, tmp_path: Path):
     with pytest.raises(InputError, match=r"losses\.svd_leading: 40 singular values of a matrix of side 32"):
         train(small(losses={"svd_leading": 40}), tmp_path / "run")
@@ -270,7 +278,7 @@ def test_a_file_that_breaks_during_training_saves_what_was_learnt(small, tmp_pat
         Image.effect_noise((40, 40), 60).convert("RGB").save(root / f"{number}.png")
     config = small(
         model={"structure_prior": "none"},
-        data={"name": "folder", "root": str(root), "val_root": str(root)},
+        data={"name": "folder", "root": str(root)},
         train={"eval_images": 1, "checkpoint_every": 100},
     )
     step = engine.train_step
@@ -316,7 +324,7 @@ def test_release_configs_train_one_step(tmp_path: Path, shared: Path, path: Path
         folder.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((64, 64), 60).convert("RGB").save(folder / f"{number}.png")
     overrides = [
-        f"data.root={tmp_path / 'data'}", f"data.val_root={tmp_path / 'data'}", "device=cpu", "model.width=4",
+        f"data.root={tmp_path / 'data'}", "device=cpu", "model.width=4",
         "discriminator.width=4", "data.crop_size=64", "train.batch_size=2", "train.max_steps=1",
         "train.eval_images=2", f"losses.vgg_weights={shared / 'weights' / 'vgg16_features_fp16.safetensors'}",
         f"edges.cache={tmp_path / 'maps'}",
