@@ -45,6 +45,7 @@ _ADVERSARIAL: dict[str, Callable[[], AdversarialLoss]] = {
     "least_squares": LeastSquaresLoss,
     "wasserstein": WassersteinGradientPenaltyLoss,
 }
+_OF_FEATURES = ("perceptual", "style", "self_guided", "alignment")  # terms that need VGG
 
 
 @dataclass
@@ -123,12 +124,17 @@ class Objectives(nn.Module):
         self.self_guided = SelfGuidedRegressionLoss(config.feature_scale)
         self.alignment = GeometricAlignmentLoss()
         self.feature_matching = FeatureMatchingLoss(by_channels=config.feature_matching_of == "local")
-        needs_features = config.perceptual or config.style or config.self_guided or config.alignment
+        seeing = [name for name in _OF_FEATURES if getattr(config, name)]
         self.features = (
             VGGFeatures(
-                config.backbone, config.vgg_weights, allow_download, config.vgg_normalisation, config.vgg_amp
+                config.backbone,
+                config.vgg_weights,
+                allow_download,
+                config.vgg_normalisation,
+                config.vgg_amp,
+                seeing,
             )
-            if needs_features
+            if seeing
             else None
         )
         if self.features is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,6 +63,7 @@ class VGGFeatures(nn.Module):
             deviation), ``caffe`` (mean removed, range 0 … 255), or ``auto``: recognise torchvision's files.
             ``unit`` and ``signed`` feed [0, 1] and [-1, 1] as they are, whatever the weights expect.
         amp: Compute in bfloat16.
+        losses: Weights of the configuration that ask for it, for the message where its own are missing.
 
     Raises:
         InputError: Missing, unreadable or unfitting weights.
@@ -78,12 +79,13 @@ class VGGFeatures(nn.Module):
         allow_download: bool = False,
         normalisation: Normalisation = "auto",
         amp: bool = False,
+        losses: Sequence[str] = ("perceptual", "style"),
     ) -> None:
         super().__init__()
         if backbone not in _CONVOLUTIONS:
             raise InputError(f"losses.backbone: '{backbone}' is not known; use vgg19 or vgg16")
         self.backbone = backbone
-        path = Path(weights) if weights is not None else _cached(backbone, allow_download)
+        path = Path(weights) if weights is not None else _cached(backbone, allow_download, losses)
         layers, self._position = _convolution_stack(backbone)
         self.features = nn.Sequential(*layers)
         state = _read(path)
@@ -176,7 +178,7 @@ def _convolution_stack(backbone: Backbone) -> tuple[list[nn.Module], dict[str, i
     return layers[:-1], position
 
 
-def _cached(backbone: Backbone, allow_download: bool) -> Path:
+def _cached(backbone: Backbone, allow_download: bool, losses: Sequence[str]) -> Path:
     """The backbone's file in the torch hub cache, downloaded first if that is allowed."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     names = [published.name for published in _PUBLISHED if published.backbone == backbone]
@@ -187,7 +189,7 @@ def _cached(backbone: Backbone, allow_download: bool) -> Path:
         raise InputError(
             f"{' or '.join(names)} is not in {folder}: put it there, set losses.vgg_weights to a file, "
             "change losses.backbone, set allow_download=true, or do without: "
-            "losses.perceptual=0 losses.style=0"
+            f"{' '.join(f'losses.{name}=0' for name in losses)}"
         )
     try:
         torch.hub.load_state_dict_from_url(

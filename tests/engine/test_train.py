@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -245,10 +246,12 @@ def test_the_released_codes_terms_and_vgg_train(small, tmp_path: Path, shared: P
     assert all(line[f"generator/{name}"] > 0 for name in names)
 
 
-def test_missing_vgg_weights_refuse_to_start_and_say_what_to_do(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize("asking", [{"perceptual": 1}, {"self_guided": 1, "alignment": 0.5}])
+def test_missing_vgg_weights_refuse_to_start_and_say_what_to_do(small, tmp_path, monkeypatch, asking):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*losses\.perceptual=0"):
-        train(small(losses={"perceptual": 1}), tmp_path / "run")
+    without = " ".join(f"losses.{name}=0" for name in asking)
+    with pytest.raises(InputError, match=rf"vgg19-dcbb9e9d\.pth.* do without: {re.escape(without)}$"):
+        train(small(losses=asking), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
