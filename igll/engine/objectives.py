@@ -95,7 +95,8 @@ class Objectives(nn.Module):
         allow_download: Fetch missing VGG weights.
 
     Raises:
-        InputError: If VGG weights are needed and missing, or a setting does not fit the crop.
+        InputError: If no term has a weight, VGG weights are needed and missing, or a setting does not fit
+            the crop.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class Objectives(nn.Module):
             )
         self.config = config
         self.learned_edges = learned_edges
+        if not any(weight for name, weight in self.weights.items() if name != "edge" or learned_edges):
+            but = " but losses.edge, which goes with prior learned" if config.edge else ""
+            raise InputError(
+                f"losses: every weight is 0{but}, so nothing would be learnt; set one, such as losses.local=1"
+            )
         self.local = LocalL1Loss()
         self.log_error = LogErrorLoss(config.log_error_addend)
         self.singular_values = SingularValueLoss(config.svd_leading, config.svd_patch, config.svd_normalise)

@@ -269,6 +269,14 @@ def test_testing_on_the_training_images_is_refused(small, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("prior", "edge"), [("learned", 0), ("oracle", 1)])
+def test_a_run_that_would_learn_nothing_is_refused(small, tmp_path: Path, prior: str, edge: int):
+    losses = {"local": 0, "pixel": 0, "adversarial": 0, "svd": 0, "edge": edge}
+    with pytest.raises(InputError, match=r"^losses: every weight is 0.*, so .* such as losses\.local=1"):
+        train(small(model={"structure_prior": prior}, losses=losses), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_singular_values_than_the_crop_has_are_refused(small, tmp_path: Path):
     with pytest.raises(InputError, match=r"losses\.svd_leading: 40 singular values of a matrix of side 32"):
         train(small(losses={"svd_leading": 40}), tmp_path / "run")
