@@ -19,7 +19,7 @@ from igll.engine.restoring import check_moments, check_progress, check_weights, 
 from igll.engine.trained import differing_settings
 from igll.errors import InputError, NumericsError
 from igll.models import InpaintingNetwork
-from igll.models.critics import AnyDiscriminator
+from igll.models.critics import AnyDiscriminator, PatchDiscriminator
 from igll.registry import build_discriminator, build_generator
 
 
@@ -143,7 +143,8 @@ def build_state(config: Config, device: torch.device, initial: dict[str, Tensor]
         initial: Weights of the generator and of its average, instead of random ones.
 
     Raises:
-        InputError: If the losses ask for what the discriminator does not have, or the weights do not fit.
+        InputError: If the losses ask for what the discriminator does not have, the crops are too small for
+            it, or the weights do not fit.
     """
     generator = build_generator(config.model).to(device)
     if initial is not None:
@@ -166,8 +167,13 @@ def build_state(config: Config, device: torch.device, initial: dict[str, Tensor]
 
 
 def _check_discriminator(config: Config) -> None:
-    """Refuse losses that the configured discriminator cannot serve."""
-    losses, judge = config.losses, config.discriminator
+    """Refuse losses that the configured discriminator cannot serve, and crops that it cannot see."""
+    losses, judge, crop = config.losses, config.discriminator, config.data.crop_size
+    if judge.name == "patch" and crop < PatchDiscriminator.SMALLEST_SIDE:
+        raise InputError(
+            f"data.crop_size: discriminator.name=patch judges crops of {PatchDiscriminator.SMALLEST_SIDE} "
+            f"pixels or more, not {crop}; enlarge it, or use discriminator.name=strided"
+        )
     if losses.feature_matching and losses.feature_matching_of == "local" and judge.name != "strided":
         raise InputError(
             f"losses.feature_matching_of: discriminator.name={judge.name} has no local net; "

@@ -27,6 +27,8 @@ class PatchDiscriminator(nn.Module):
         mixes: Whether images of one batch influence each other.
     """
 
+    SMALLEST_SIDE = 24  # which the first three layers leave 3 of, and the other two 1
+
     def __init__(
         self, image_channels: int = 3, width: int = 64, norm: Norm = "spectral", edge: bool = False
     ) -> None:
@@ -49,7 +51,7 @@ class PatchDiscriminator(nn.Module):
         edge_B1HW: Tensor | None = None,
         rectangles: list[Rectangle] | None = None,
     ) -> Judgement:
-        """Judge images of at least 32 pixels a side; arguments as in :class:`Discriminator`.
+        """Judge images of at least ``SMALLEST_SIDE`` pixels a side; arguments as in :class:`Discriminator`.
 
         The rectangles are not looked at: a net of patches judges every place alike.
         """

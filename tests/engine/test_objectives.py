@@ -327,6 +327,19 @@ def test_a_penalty_of_a_judge_that_mixes_images_is_refused(small):
     build(penalty=0)
 
 
+@pytest.mark.parametrize(("name", "crop"), [("patch", 24), ("strided", 16), ("critic", 16)])
+def test_the_smallest_crop_that_a_discriminator_sees(small, tmp_path, name: str, crop: int):
+    def config(side: int):
+        data = {"crop_size": side}
+        return small(discriminator={"name": name}, data=data, train={"max_steps": 1, "eval_images": 1})
+
+    assert train(config(crop), tmp_path / "run") == 0
+    if name == "patch":
+        with pytest.raises(InputError, match=r"^data\.crop_size: .*=patch judges crops of 24 .*, not 23;"):
+            train(config(crop - 1), tmp_path / "smaller")
+        assert not (tmp_path / "smaller").exists()
+
+
 def test_a_critic_with_gradient_penalty_resumes_bit_for_bit(small, tmp_path):
     """Its points between real and filled images are drawn from the random state that a checkpoint keeps."""
 
