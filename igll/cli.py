@@ -35,8 +35,12 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-train``."""
     parser = Parser("igll-train", description="Train an inpainting network.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--out", help="folder of the run (default: runs/NAME-OF-CONFIG)")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--out", help="folder of the run (default: that of a run's own config.yaml; else runs/NAME-OF-CONFIG)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run's last checkpoint; begin if there is none"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
     options = parser.parse_intermixed_args(arguments)
 
@@ -44,9 +48,10 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.config import load_config
 
         config = load_config(options.config, options.overrides)
-        out = Path(options.out or Path("runs") / Path(options.config).stem)
+        from igll.engine.run_checkpoints import run_of
         from igll.engine.train import train as run
 
+        out = Path(options.out or run_of(Path(options.config)))
         code = run(config, out, options.resume)
         if code == 0 and launch().rank == 0:
             print(f"done: {out}/checkpoints/best.pt, {out}/metrics.jsonl, {out}/sheets/")

@@ -25,6 +25,17 @@ _TEMPORARY = re.compile(
 )
 
 
+def run_of(config: Path) -> Path:
+    """The folder of the run that a configuration's file is meant for, if no other is named.
+
+    Args:
+        config: The file: a run's own ``config.yaml``, beside its checkpoints, or any other.
+    """
+    if config.name == "config.yaml" and (config.parent / "checkpoints").is_dir():
+        return config.parent
+    return Path("runs") / config.stem
+
+
 class RunCheckpoints:
     """The checkpoints in a run's folder.
 
@@ -37,7 +48,7 @@ class RunCheckpoints:
         resume: Whether to go on with what is there.
 
     Raises:
-        InputError: There is a checkpoint already, and the run is not to be resumed.
+        InputError: There is a run already, and it is not to be resumed.
     """
 
     def __init__(self, out: Path, config: Config, resume: bool) -> None:
@@ -52,9 +63,17 @@ class RunCheckpoints:
         self._refuse_another_run()
 
     def _refuse_another_run(self) -> None:
-        if not self._resume and self.found:
+        if self._resume:
+            return
+        if self.found:
             raise InputError(
                 f"{self.out}: already holds a run; add --resume to go on with it, or choose another --out"
+            )
+        records = self.out / "metrics.jsonl"
+        if records.is_file() and records.stat().st_size:
+            raise InputError(
+                f"{records}: holds the records of a run without a checkpoint; add --resume to begin it anew "
+                "and replace them, or choose another --out"
             )
 
     @property
@@ -89,6 +108,8 @@ class RunCheckpoints:
             InputError: All are damaged, or one is of another model or not a checkpoint of igll-train.
         """
         there, damaged = self._there(), []
+        if self._resume and not there:
+            say(f"nothing to go on from in {self.out}; begins anew", sys.stderr)
         if there and self.last not in there:
             warn(f"{self.last}: missing; looking for an older checkpoint")
         for path in there:

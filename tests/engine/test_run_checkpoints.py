@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from igll import distributed
+from igll import cli, distributed
 from igll.engine import run_checkpoints
 from igll.engine import train as engine
 from igll.engine.checkpoint import load_checkpoint
-from igll.engine.run_checkpoints import RunCheckpoints
+from igll.engine.run_checkpoints import RunCheckpoints, run_of
 from igll.engine.state import build_state
 from igll.engine.train import train
 from igll.engine.validate import Validation
@@ -156,6 +156,33 @@ def test_any_checkpoint_of_a_run_keeps_another_run_out(run, short, name):
             path.unlink()
     with pytest.raises(InputError, match="already holds a run; add --resume"):
         train(short(), run)
+
+
+def test_records_without_a_checkpoint_keep_another_run_out_but_may_begin_anew(run, short, capsys):
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        InputError, match=r"metrics\.jsonl: .* without a checkpoint; add --resume to begin it"
+    ):
+        train(short(), run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert train(short(max_steps=1), run, resume=True) == 0
+    assert f"nothing to go on from in {run}; begins anew\n" in capsys.readouterr().err
+    assert steps(run)["last.pt"] == 1
+
+
+def test_a_runs_own_config_names_its_folder(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, code in ((["--resume"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as end:
+            cli.train(["--config", "run/config.yaml", *arguments])
+        assert end.value.code == code
+    told = capsys.readouterr()
+    assert (
+        "done: run/checkpoints/best.pt" in told.out and "run: already holds a run; add --resume" in told.err
+    )
+    assert run_of(Path("configs/config.yaml")) == Path("runs/config")
+    assert run_of(Path("run/other.yaml")) == Path("runs/other")
 
 
 def test_checkpoints_of_the_first_format_are_resumed(run, short):
