@@ -127,6 +127,8 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
 def _take_steps(run: Run, records: Records, replacements: ReplacementRecord) -> int:
     """All steps that are left, or as many as it takes until a signal comes; the exit code."""
     state = run.state
+    if state.step >= run.last_step:
+        say(f"already at step {state.step}; train.max_steps and train.epochs ask for {run.last_step}")
     with StopRequest() as stop:
         try:
             for batch in run.batches:

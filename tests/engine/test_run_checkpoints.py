@@ -171,6 +171,13 @@ def test_records_without_a_checkpoint_keep_another_run_out_but_may_begin_anew(ru
     assert steps(run)["last.pt"] == 1
 
 
+def test_a_run_that_has_come_further_than_is_asked_for_says_so(run, short, capsys):
+    assert train(short(max_steps=2), run, resume=True) == 0
+    told = capsys.readouterr()
+    assert "already at step 4; train.max_steps and train.epochs ask for 2\n" in told.out
+    assert "nothing to go on from" not in told.err and steps(run)["last.pt"] == 4
+
+
 def test_a_runs_own_config_names_its_folder(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for arguments, code in ((["--resume"], 0), ([], 2)):
