@@ -22,6 +22,10 @@ from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator, PatchDiscriminator
 from igll.registry import build_discriminator, build_generator
 
+_OF_TRAINING_DATA_ALONE = {
+    f"data.{key}" for key in ("augment", "limit", "workers", "cache_mb", "scan", "on_error")
+}
+
 
 @dataclass
 class TrainState:
@@ -99,7 +103,7 @@ class TrainState:
         save_checkpoint(path, {**parts, **rest, "random_state": torch.get_rng_state()}, previous)
 
     def load(self, path: Path, config: Config, device: torch.device) -> None:
-        """Continue from a checkpoint of the same model.
+        """Continue from a checkpoint of the same model; the best score only on the same validation images.
 
         Raises:
             DamagedCheckpointError: If it is not as it was written; nothing is changed then.
@@ -113,7 +117,9 @@ class TrainState:
             raise InputError(
                 f"{path}: was trained with other model settings ({differing}); use the run's own config.yaml"
             )
-        _announce_changes(earlier, config)
+        changed = _changed_settings(earlier, config)
+        other_images = any(map(_decides_validation, changed))
+        _announce(changed, other_images)
         # All of it is looked at first, so that there is no half resumed run.
         check_progress(saved, str(path))
         for name, part in self._parts().items():
@@ -128,7 +134,7 @@ class TrainState:
                 load_weights(part, saved[name], str(path))
             elif part is not None:
                 load_moments(part, saved[name], str(path))
-        self.step, self.best = saved["step"], saved["best"]
+        self.step, self.best = saved["step"], -math.inf if other_images else saved["best"]
         torch.set_rng_state(saved["random_state"].cpu())
         if device.type == "cuda" and "cuda_random_state" in saved:
             torch.cuda.set_rng_state(saved["cuda_random_state"].cpu(), device)
@@ -199,12 +205,24 @@ def _adam(network: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     )
 
 
-def _announce_changes(earlier: Config, config: Config) -> None:
-    """Say which settings differ from those that the run was started with."""
+def _changed_settings(earlier: Config, config: Config) -> list[str]:
+    """Which settings differ from those that the run was started with."""
     before, now = flat(earlier.model_dump()), flat(config.model_dump())
-    changed = [key for key, value in now.items() if before[key] != value]
+    return [key for key, value in now.items() if before[key] != value]
+
+
+def _decides_validation(key: str) -> bool:
+    """Whether scores before and after a change of a setting are of other validation images."""
+    return key == "train.eval_images" or (
+        key.startswith(("data.", "mask.")) and key not in _OF_TRAINING_DATA_ALONE
+    )
+
+
+def _announce(changed: list[str], other_images: bool) -> None:
+    """Say which settings changed, and what comes of it."""
     if changed and is_writer():
-        print(f"resuming with other settings than before: {', '.join(changed)}", file=sys.stderr)
+        note = "; other validation images, so best.pt is chosen anew" if other_images else ""
+        print(f"resuming with other settings than before: {', '.join(changed)}{note}", file=sys.stderr)
 
 
 def flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,23 @@ def test_settings_of_an_optimiser_are_those_configured_now(small, tmp_path: Path
     state = build_state(config, CPU)
     state.load(path, config, CPU)
     assert state.generator_optimizer.param_groups[0]["betas"] == (0.7, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"data": {"crop_size": 48}}, -math.inf),
+        ({"mask": {"ratio": 0.4}}, -math.inf),
+        ({"train": {"eval_images": 1}}, -math.inf),
+        ({"train": {"lr": 0.5}, "data": {"workers": 1, "cache_mb": 0, "augment": False, "limit": 3}}, 31.5),
+    ],
+)
+def test_a_score_of_other_validation_images_is_no_longer_the_best(small, tmp_path, capsys, change, expected):
+    path, state = tmp_path / "last.pt", build_state(small(), CPU)
+    state.best = 31.5
+    state.save(path, small())
+    state.load(path, small(**change), CPU)
+    assert state.best == expected
+    told = capsys.readouterr().err
+    assert told.startswith("resuming with other settings than before: ") and told.count("\n") == 1
+    assert ("other validation images, so best.pt is chosen anew" in told) == math.isinf(expected)
