@@ -141,7 +141,9 @@ def methods(arguments: Sequence[str]) -> NoReturn:
     parser.add_argument("--runs", required=True, help="folder that holds the evaluations")
     parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV and JSON")
     parser.add_argument(
-        "--reference", default="IGLL", help="method that the others are compared with (default: IGLL)"
+        "--reference",
+        default="IGLL",
+        help="method that the others are compared with, as tables or configurations call it (default: IGLL)",
     )
     options = parser.parse_args(arguments)
 

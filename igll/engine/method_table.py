@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from igll.engine.compare import PairedDifference, paired_difference
-from igll.engine.results import MethodResults, Results, load_results
+from igll.engine.results import MethodResults, Results, load_results, title_of
 from igll.errors import InputError
 from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, standard_error
 from igll.report.files import write_csv, write_json, write_text
@@ -60,7 +60,8 @@ def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]
     Args:
         runs: Folder of evaluations.
         out: Folder for the tables.
-        reference: The method that the others are compared with, image by image.
+        reference: The method that the others are compared with, image by image; as tables or configurations
+            call it.
 
     Raises:
         InputError: There is no evaluation, one was changed since it was written, or none has the reference.
@@ -74,18 +75,20 @@ def write_method_table(runs: Path, out: Path, reference: str) -> list[TaskTable]
     for path in paths:
         results = load_results(path.parent)
         groups.setdefault(results.protocol.task_sha256, []).append(results)
-    tables = [_table(group, runs, reference) for group in groups.values()]
-    if not any(reference in table.methods for table in tables):
+    known = dict.fromkeys(name for group in groups.values() for run in group for name in run.methods)
+    title = title_of(reference, known)
+    tables = [_table(group, runs, title) for group in groups.values()]
+    if not any(title in table.methods for table in tables):
         known = dict.fromkeys(name for table in tables for name in table.methods)
         raise InputError(
             f"--reference: no evaluation has a method '{reference}'; there are {', '.join(known)}"
         )
     make_folder(out)
-    text = "\n".join(_markdown(table, reference) for table in tables)
+    text = "\n".join(_markdown(table, title) for table in tables)
     write_text(out / f"{NAME}.md", text)
-    records = [record for table in tables for record in _records(table, reference)]
+    records = [record for table in tables for record in _records(table, title)]
     write_csv(out / f"{NAME}.csv", records)
-    write_json(out / f"{NAME}.json", {"reference": reference, "rows": records})
+    write_json(out / f"{NAME}.json", {"reference": title, "rows": records})
     print(f"{text}\nwritten below {out}: {NAME}.md, {NAME}.csv, {NAME}.json")
     return tables
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,20 @@ class Results:
         Raises:
             InputError: There is no such method here; says which there are.
         """
-        title = name if name in self.methods else (CLASSICAL_TITLES | TITLES).get(name, name)
+        title = title_of(name, self.methods)
         if title not in self.methods:
             raise InputError(f"{self.folder}: has no method '{name}'; it has {', '.join(self.methods)}")
         return self.methods[title]
+
+
+def title_of(name: str, measured: Container[str]) -> str:
+    """What the tables call a method.
+
+    Args:
+        name: That, or what configurations call it, such as ``harmonic``.
+        measured: Methods of the tables, which come first.
+    """
+    return name if name in measured else (CLASSICAL_TITLES | TITLES).get(name, name)
 
 
 def load_results(folder: Path) -> Results:
