@@ -376,6 +376,7 @@ def test_a_stretch_beyond_what_the_type_holds_is_cut_off():
         (COLOUR, np.repeat(HOLE[:, :, None], 3, 2), "mask: shape 21×30×3 does not fit"),
         (np.dstack([COLOUR, COLOUR[:, :, 0]]), HOLE, r"4 channel\(s\), but the model fills images of 3"),
         (COLOUR.astype(np.float32), HOLE, "span .* of full scale and must be within 0 to 1"),
+        (np.full((21, 30, 3), 1.0000001, np.float32), HOLE, r"to 1\.0000001 of full scale"),
         (np.full((21, 30, 3), np.nan), HOLE, "holds NaN or infinity where the mask says known"),
         (COLOUR, np.ones((21, 30)), "every pixel of the image is missing"),
         (COLOUR.astype(np.int64), HOLE, "int64; give"),
