@@ -9,7 +9,9 @@ holes; beside them what a profiler sees that counts convolutions alone.
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
 
 from igll.cli import exit_with
 from igll.config import load_config
@@ -82,10 +84,25 @@ def print_multiply_adds(generator: InpaintingNetwork) -> None:
         print(f"{hole:22s}{true:10.1f}{convolutions:18.1f}{whole:>25s}")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Read the arguments and print."""
+    parser = argparse.ArgumentParser("model_size.py", description="Count a generator's parameters and costs.")
+    parser.add_argument(
+        "given",
+        nargs="*",
+        metavar="CONFIG | key.sub=value",
+        help="a configuration (default: configs/aid_25.yaml), and settings that replace its own",
+    )
+    given = parser.parse_args(arguments).given
+    paths = [text for text in given if "=" not in text] or ["configs/aid_25.yaml"]
+    if len(paths) > 1:
+        parser.error(f"one configuration at a time, not {', '.join(paths)}")
+    exit_with(lambda: print_size(paths[0], [text for text in given if "=" in text]))
+
+
+def print_size(path: str, overrides: list[str]) -> int:
     """Print everything for one configuration."""
-    paths = [argument for argument in arguments if "=" not in argument] or ["configs/aid_25.yaml"]
-    config = load_config(paths[0], [argument for argument in arguments if "=" in argument])
+    config = load_config(path, overrides)
     generator = build_generator(config.model).eval()
     print_parameters(generator)
     if (
@@ -100,4 +117,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(lambda: main(sys.argv[1:]))
+    main()

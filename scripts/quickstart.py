@@ -1,18 +1,24 @@
-"""The steps behind quickstart.sh: train, evaluate, fill and draw, through the users' entry points."""
+"""The steps behind quickstart.sh: train, evaluate, fill and draw, through the users' entry points.
+
+Usage: python scripts/quickstart.py [FOLDER_OF_IMAGES [key.sub=value ...]]
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
 
-from igll.cli import exit_with
+from igll.cli import OVERRIDES, exit_with
 from igll.config import Config, load_config, save_config
 from igll.data.datasets import InpaintingDataset, build_dataset, spread
 from igll.data.masks import make_mask
@@ -24,7 +30,20 @@ KINDS = ("cloud", "slc_off", "irregular", "gaps")
 SIDE = 256  # of the filled parts; larger ones would take long on a CPU
 
 
-def main(folder: str, overrides: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(
+        "quickstart.py", description="Train a small IGLL, measure it, fill some images and draw the results."
+    )
+    parser.add_argument(
+        "folder", nargs="?", default="", help="folder of images; '' (default): embedded scenes"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
+    options = parser.parse_args(arguments)
+    exit_with(lambda: take_steps(options.folder, options.overrides))
+
+
+def take_steps(folder: str, overrides: list[str]) -> int:
     """Run every step; each is skipped or resumed where an earlier call left its result."""
     if folder:
         overrides = ["data.name=folder", f"data.root={json.dumps(folder)}", *overrides]
@@ -118,4 +137,4 @@ def _draw(images: Path, masks: Path, filled: Path, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(lambda: main(sys.argv[1], sys.argv[2:]))
+    main()

@@ -5,6 +5,7 @@ Usage: python scripts/tutorial.py            # about two minutes; needs igll[dev
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -85,6 +86,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 def main() -> int:
     """Write the notebook; nothing is written if a cell fails."""
+    argparse.ArgumentParser("tutorial.py", description="Make docs/tutorial.ipynb and run it.").parse_args()
     notebook = read_cells(DOCS / "tutorial.py")
     with tempfile.TemporaryDirectory() as folder:
         execute(notebook, Path(folder))
