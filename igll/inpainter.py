@@ -224,7 +224,8 @@ class Inpainter:
                 "image: holds NaN or infinity where the mask says known; mark such pixels as missing too"
             )
         if not bool(((known_BCHW >= 0) & (known_BCHW <= 1)).all()):
-            span = f"{float(known_BCHW.min()):.8g} to {float(known_BCHW.max()):.8g}"
+            known_N = unit_BCHW[~hole_B1HW.expand_as(unit_BCHW)]
+            span = f"{float(known_N.min()):.8g} to {float(known_N.max()):.8g}"
             raise InputError(
                 f"image: known values span {span} of full scale and must be within 0 to 1; "
                 "give stretch=(low, high), and mark no-data pixels as missing in the mask"

@@ -213,8 +213,9 @@ def test_pairs_without_a_hole_say_that_there_is_no_score(small, tmp_path: Path, 
     for part, level in (("label", 60), ("cloud", 80)):  # even haze, which hides nothing
         (tmp_path / part).mkdir()
         for number in range(5):
-            Image.new("RGB", (32, 32), (level, level + number, level)).save(tmp_path / part / f"{number}.png")
-    data = {"name": "rice1", "root": str(tmp_path), "val_root": str(tmp_path), "use": "pairs"}
+            colour = (level, level + number, level)
+            Image.new("RGB", (32, 32), colour).save(tmp_path / part / f"{number}.png")
+    data = {"name": "rice1", "root": str(tmp_path), "use": "pairs", "test_fraction": 0.4}
     train(small(data=data, train={"max_steps": 2, "eval_every": 1}), tmp_path / "run")
     told = capsys.readouterr()
     assert told.err.count("none of the 2 validation image(s) has a hole") == 1
