@@ -75,11 +75,11 @@ class GlobalAttention(nn.Module):
         """Learned position of every token of a height × width grid, or None without positions."""
         if self.position_row is None or self.position_column is None:
             return None
-        row_CH = F.interpolate(self.position_row[None], size=height, mode="linear", align_corners=False)[0]
-        column_CW = F.interpolate(self.position_column[None], size=width, mode="linear", align_corners=False)[
-            0
-        ]
-        return (row_CH[:, :, None] + column_CW[:, None, :]).flatten(1).T
+        row_HC, column_WC = (
+            F.interpolate(learned_CN[None], size=side, mode="linear", align_corners=False)[0].T
+            for learned_CN, side in ((self.position_row, height), (self.position_column, width))
+        )
+        return (row_HC[:, None] + column_WC).flatten(0, 1)
 
     def forward(self, feature_BCHW: Tensor, hole_B1HW: Tensor, layout: HoleLayout | None = None) -> Tensor:
         """Return the feature map with its hole attended.
