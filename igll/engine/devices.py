@@ -51,7 +51,7 @@ def mixed_precision(train: TrainConfig, device: torch.device) -> torch.autocast:
 
 @cache
 def computes_in_bfloat16() -> bool:
-    """Whether CUDA's device does: older ones than Ampere's imitate it, many times slower than float32."""
+    """Whether CUDA's device does by itself; those before Ampere's only imitate it."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
