@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.errors import InputError
+from igll.models.activations import elu
 from igll.models.pixel_difference import DifferenceKind, PixelDifferenceConv2d
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -310,7 +311,7 @@ class _CompletionBlock(nn.Module):
         self.mix_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        return features_BCHW + self.mix_out(F.elu(self.mix_in(self.spread(features_BCHW))))
+        return features_BCHW + self.mix_out(elu(self.mix_in(self.spread(features_BCHW)), inplace=True))
 
 
 class LearnedEdges(nn.Module):
@@ -380,13 +381,13 @@ class LearnedEdges(nn.Module):
             Logits of shape (B, 1, H, W); their sigmoid is the edge map.
         """
         input_BCHW = torch.cat([image_BCHW, mask_B1HW], dim=1)
-        full_BCHW = F.elu(torch.cat([conv(input_BCHW) for conv in self.stem], dim=1))
-        half_BCHW = F.elu(self.to_half(full_BCHW))
-        quarter_BCHW = self.complete(F.elu(self.to_quarter(half_BCHW)))
-        half_BCHW = F.elu(half_BCHW + _resize(self.quarter_to_half(quarter_BCHW), half_BCHW))
-        half_BCHW = F.elu(self.refine_half(half_BCHW))
-        full_BCHW = F.elu(self.stem_to_full(full_BCHW) + _resize(self.half_to_full(half_BCHW), full_BCHW))
-        return self.to_logit(F.elu(self.refine_full(full_BCHW)))
+        full_BCHW = elu(torch.cat([conv(input_BCHW) for conv in self.stem], dim=1), inplace=True)
+        half_BCHW = elu(self.to_half(full_BCHW), inplace=True)
+        quarter_BCHW = self.complete(elu(self.to_quarter(half_BCHW), inplace=True))
+        half_BCHW = half_BCHW + _resize(self.quarter_to_half(quarter_BCHW), half_BCHW)
+        half_BCHW = elu(self.refine_half(elu(half_BCHW, inplace=True)), inplace=True)
+        full_BCHW = self.stem_to_full(full_BCHW) + _resize(self.half_to_full(half_BCHW), full_BCHW)
+        return self.to_logit(elu(self.refine_full(elu(full_BCHW, inplace=True)), inplace=True))
 
 
 def _resize(features_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.activations import ELU
 from igll.models.hole_layout import HoleLayout
 from igll.models.winograd import Conv2d
 
@@ -28,7 +29,7 @@ class ConvELU(nn.Sequential):
         kernel_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
     ) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(
@@ -117,9 +118,9 @@ class Decoder(nn.Sequential):
         layers = {
             0: ConvELU(8 * width, 4 * width),
             1: ConvELU(4 * width, 4 * width),
-            3: nn.Sequential(EnlargingConv2d(4 * width, 2 * width), nn.ELU(inplace=True)),
+            3: nn.Sequential(EnlargingConv2d(4 * width, 2 * width), ELU(inplace=True)),
             4: ConvELU(2 * width, 2 * width),
-            6: nn.Sequential(EnlargingConv2d(2 * width, width), nn.ELU(inplace=True)),
+            6: nn.Sequential(EnlargingConv2d(2 * width, width), ELU(inplace=True)),
             7: ConvELU(width, width // 2),
             8: nn.Conv2d(width // 2, out_channels, 3, padding=1),
         }

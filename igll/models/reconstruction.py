@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.activations import elu
 from igll.models.exemplar import detail_of
 from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
@@ -163,9 +163,9 @@ class SkippingNet(ReconstructionNet):
         joined_BCHW = join(torch.cat(features, 1))
         quarter_BCHW = on_canvas(joined_BCHW + mix_quarter(joined_BCHW), layout)
         enlarged_BCHW = enlarge.get_submodule("0")(quarter_BCHW) + self.skip_half(half_BCHW)
-        joined_BCHW = F.elu(enlarged_BCHW)
+        joined_BCHW = elu(enlarged_BCHW, inplace=True)
         enlarged_BCHW = enlarge_more.get_submodule("0")(joined_BCHW + mix_half(joined_BCHW)) + self.skip_full(
             full_BCHW
         )
-        output_BCHW: Tensor = last(narrow(F.elu(enlarged_BCHW)))
+        output_BCHW: Tensor = last(narrow(elu(enlarged_BCHW, inplace=True)))
         return output_BCHW

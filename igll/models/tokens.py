@@ -51,10 +51,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def pack(chosen_BN: Tensor) -> Packed:
-    """Pack the positions where ``chosen_BN`` is True; M is the largest count in the batch (may be 0)."""
+def pack(chosen_BN: Tensor, multiple: int = 1) -> Packed:
+    """Pack the positions where ``chosen_BN`` is True.
+
+    M is the largest count in the batch (may be 0), and if there are as many tokens, a multiple.
+    """
     count_B = chosen_BN.sum(1)
-    longest = int(count_B.max())
+    longest = min(-(-int(count_B.max()) // multiple) * multiple, chosen_BN.shape[1])
     index_BN = torch.argsort((~chosen_BN).to(torch.uint8), dim=1, stable=True)
     valid_BM = torch.arange(longest, device=chosen_BN.device) < count_B[:, None]
     return Packed(index_BN[:, :longest], valid_BM, int(count_B.min()) < longest)

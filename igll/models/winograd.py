@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.shortcuts import may_shorten
+
 _MEASURED = ("AVX2", "AVX512")
 # Of fewer the additions take longer than what is saved.
 _LEAST_CHANNELS, _LEAST_PIXELS = 128, 2_048
@@ -68,13 +70,10 @@ class Conv2d(nn.Conv2d):
 def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:
     """Whether a layer may and should be computed by :func:`convolve`.
 
-    It may on a CPU in float32, where no gradient is asked for and nobody traces the network. It should with
-    oneDNN's kernels for AVX2 and AVX-512; how quick others are in groups of channels is not known.
+    It should with oneDNN's kernels for AVX2 and AVX-512; how quick others are in groups of channels is not
+    known.
     """
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or _plain.get()
-    if watched or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return False
-    if input_BCHW.device.type != "cpu" or not input_BCHW.dtype == layer.weight.dtype == torch.float32:
+    if not may_shorten(input_BCHW) or _plain.get() or layer.weight.dtype != input_BCHW.dtype:
         return False
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in _MEASURED:
         return False

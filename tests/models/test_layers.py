@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.activations import ELU
 from igll.models.hole_layout import HoleLayout
 from igll.models.layers import (
     AttentionBranch,
@@ -77,7 +78,7 @@ def test_attention_branch_is_the_papers() -> None:
     branch = AttentionBranch(5, 8, recorder)
     assert convolutions(branch, 8, 5) == ATTENTION
     kinds = [type(layer) for layer in branch.modules() if isinstance(layer, (nn.ELU, nn.ReLU))]
-    assert kinds == [nn.ELU] * 5 + [nn.ReLU] + [nn.ELU] * 2
+    assert kinds == [ELU] * 5 + [nn.ReLU] + [ELU] * 2
     layout = HoleLayout.of(torch.zeros(2, 1, 6, 9, dtype=torch.bool))
     out_BCHW = branch(torch.randn(2, 5, 24, 36, generator=torch.Generator().manual_seed(0)), layout)
     assert out_BCHW.shape == recorder.given[0].shape == (2, 32, 6, 9)

@@ -61,10 +61,6 @@ def free_centres(hole_HW: Tensor) -> list[tuple[int, int]]:
     ]
 
 
-def sources(hole_HW: Tensor) -> set[tuple[int, int]]:
-    return {(row, column + side) for row, column in free_centres(hole_HW) for side in (-1, 0, 1)}
-
-
 def gated(gate: ChannelGate, feature_CHW: Tensor, hole_HW: Tensor) -> Tensor:
     """Squeeze over the known tokens, two layers, and each channel multiplied by its sigmoid."""
     known = [feature_CHW[:, row, column] for row, column in (~hole_HW).nonzero().tolist()]
@@ -201,7 +197,7 @@ def test_chunks_give_the_same_and_hold_the_budget(
     assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-6)
     assert len(whole.sizes) == 1 and len(chunked.sizes) > 1
     assert sum(chunked.sizes) == whole.sizes[0]
-    one_row = 4 * max(len(sources(hole_HW)) for hole_HW in hole_B1HW[:, 0])
+    one_row = 4 * HoleLayout.of(hole_B1HW).sources.index_BM.shape[1]
     assert max(chunked.sizes) <= max(budget, one_row)
     # Those that are added along diagonals have a row or column more on each side.
     layout = HoleLayout.of(hole_B1HW)

@@ -40,8 +40,18 @@ def test_pack_is_as_long_as_the_longest_list() -> None:
     assert len(set(index_BM.tolist()[1])) == 3
 
 
+@pytest.mark.parametrize(("multiple", "length"), [(1, 3), (2, 4), (3, 3), (4, 4), (5, 5), (16, 6)])
+def test_pack_is_a_multiple_as_far_as_there_are_tokens(multiple: int, length: int) -> None:
+    packed, longest = pack(CHOSEN[[0, 1, 3]], multiple), pack(CHOSEN[[0, 1, 3]])
+    assert packed.index_BM.shape == packed.valid_BM.shape == (3, length)
+    assert torch.equal(packed.index_BM[:, :3], longest.index_BM)
+    assert torch.equal(packed.valid_BM[:, :3], longest.valid_BM) and not packed.valid_BM[:, 3:].any()
+    assert all(len(set(index_M.tolist())) == length for index_M in packed.index_BM)
+    assert pack(CHOSEN[[0]], multiple).ragged == (length > 3)
+
+
 def test_pack_of_nothing_is_empty() -> None:
-    packed = pack(CHOSEN[1:2])
+    packed = pack(CHOSEN[1:2], 16)
     assert packed.index_BM.shape == packed.valid_BM.shape == (1, 0)
     tokens_BNC = tokens()[1:2]
     assert packed.gather(tokens_BNC).shape == (1, 0, 3)
