@@ -116,10 +116,11 @@ def _parse_override(override: str) -> tuple[str, Any]:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            inner = values[section] = {}
-        values = inner
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            return  # the schema says what is wrong with it
     values[last] = value
 
 

@@ -117,6 +117,8 @@ def test_a_saved_configuration_reads_back_equal(written, tmp_path: Path):
         ),
         ("", ["mask.ratio=false"], ["mask.ratio", "true and false are not numbers (got False)"]),
         ("", ["train.eval_images=4", "train=3"], ["'train=3': train: is a section"]),
+        ("", ["train=3", "train.eval_images=4"], ["'train=3': train: is a section"]),
+        ("train: 3", ["train.eval_images=4"], ["train: is a section"]),
         ("", ["data.name=aids"], ["data.name", "'aid'", "got 'aids'"]),
         ("", ["device=gpu"], ["device", "use auto, cpu, cuda"]),
         ("", ["losses.svd=.nan"], ["losses.svd", "finite"]),

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from igll.errors import InputError
+
 Norm = Literal["none", "batch", "spectral"]
 
 
@@ -52,17 +54,29 @@ class StridedNet(nn.Module):
     def __init__(self, in_channels: int, width: int, depth: int, norm: Norm) -> None:
         super().__init__()
         sizes = [in_channels] + [min(2**level, 8) * width for level in range(depth)]
+        self.batch_norm = norm == "batch"
         self.layers = nn.ModuleList()
         for level in range(depth):
             convolution: nn.Module = nn.Conv2d(sizes[level], sizes[level + 1], 5, 2, 2)
             if norm == "spectral":
                 convolution = nn.utils.parametrizations.spectral_norm(convolution)
-            middle = nn.BatchNorm2d(sizes[level + 1]) if norm == "batch" and level else nn.Identity()
+            middle = nn.BatchNorm2d(sizes[level + 1]) if self.batch_norm and level else nn.Identity()
             self.layers.append(nn.Sequential(convolution, middle, nn.LeakyReLU(0.2)))
         self.project = nn.Linear(sizes[-1] * self.GRID**2, 512)
 
     def forward(self, input_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return vector_BF and the activations of every layer."""
+        """Return vector_BF and the activations of every layer.
+
+        Raises:
+            InputError: Batch normalisation would be of a single value.
+        """
+        height, width = input_BCHW.shape[-2:]
+        shrunk = 2 ** len(self.layers)
+        if self.training and self.batch_norm and len(input_BCHW) == 1 and max(height, width) <= shrunk:
+            raise InputError(
+                f"discriminator.norm: batch cannot normalise what is left of one image or hole of {height} × "
+                f"{width} pixels; use train.batch_size=2 or more, larger crops or holes, or spectral"
+            )
         activations = []
         for layer in self.layers:
             input_BCHW = layer(input_BCHW)
@@ -110,6 +124,7 @@ class Discriminator(nn.Module):
                 sees those. Without them it sees the whole image, as irregular holes ask for.
 
         Raises:
+            InputError: Batch normalisation would be of a single value.
             ValueError: If an edge map is missing, or given to a discriminator without edges.
         """
         hole = frame = frame_of(image_BCHW, edge_B1HW, self.edge)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.config import DiscriminatorConfig
+from igll.errors import InputError
 from igll.models.discriminator import Discriminator, Norm, Rectangle, StridedNet, hole_rectangles
 from igll.registry import build_discriminator
 
@@ -136,6 +137,18 @@ def test_gradients_reach_the_image_and_every_parameter(norm: Norm, channels: int
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_batch_norm_of_one_value_is_refused(side: int) -> None:
+    with pytest.raises(InputError, match=r"discriminator\.norm: batch .* train\.batch_size=2"):
+        discriminator("batch")(images(side, side, 1), edges(side, side, 1))
+    small = [Rectangle(0, 0, 32, 20)]
+    with pytest.raises(InputError, match="image or hole of 32 × 20 pixels"):
+        discriminator("batch")(images(80, 80, 1), edges(80, 80, 1), small)
+    for net, batch in ((discriminator(), 1), (discriminator("batch"), 2), (discriminator("batch").eval(), 1)):
+        assert net(images(side, side, batch), edges(side, side, batch)).logits.isfinite().all()
+    assert discriminator("batch")(images(65, 20, 1), edges(65, 20, 1)).logits.isfinite().all()
 
 
 def test_batch_norm_follows_all_but_the_first_convolution() -> None:
