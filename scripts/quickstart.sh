@@ -5,6 +5,10 @@
 # training goes on, a finished one is evaluated again. Settings for all steps may follow the folder, such as
 # train.max_steps=1000.
 set -euo pipefail
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    sed -n 's/^# //p' "${BASH_SOURCE[0]}"
+    exit 0
+fi
 folder=""
 if [ $# -gt 0 ] && [[ "$1" != *=* ]]; then
     if [ ! -d "$1" ]; then
