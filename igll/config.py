@@ -115,12 +115,14 @@ def _parse_override(override: str) -> tuple[str, Any]:
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
+    schema: type[Section] | None = Config
     for section in sections:
-        if values.get(section) is None:
+        schema = schema and _section(schema, section)
+        if not isinstance(values.get(section), dict):
+            if schema and values.get(section) is not None:
+                return  # of a section that is none, the schema says what is wrong
             values[section] = {}
         values = values[section]
-        if not isinstance(values, dict):
-            return  # the schema says what is wrong with it
     values[last] = value
 
 
@@ -139,16 +141,13 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
     known: list[str] = []
     for name in names:
         known.append(name)
-        field = section.model_fields.get(name)
-        if field is None:
+        inner = _section(section, name)
+        if inner is None:
             break
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            section = field.annotation
-        else:
-            break
+        section = inner
     key = ".".join(known)
     inside = (text for name, text in overridden.items() if name.startswith(f"{key}."))
-    blamed = overridden.get(key) or next(inside, None)
+    blamed = overridden.get(key) or (None if detail["type"] == "model_type" else next(inside, None))
     origin = source if blamed is None else f"'{shortened(blamed, 100)}'"
     if detail["type"] == "extra_forbidden":
         near = _nearest(key)
@@ -165,15 +164,19 @@ def _describe(detail: Any, overridden: dict[str, str], source: str) -> str:
     return f"{origin}: {key}: {message[0].lower() + message[1:]} (got {shown(detail['input'])})"
 
 
+def _section(parent: type[Section], name: str) -> type[Section] | None:
+    """The section of that name; None if there is none."""
+    field = parent.model_fields.get(name)
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
 def all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
     """Every settable key, dotted."""
     keys = []
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            keys += all_keys(annotation, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
+    for name in section.model_fields:
+        inner = _section(section, name)
+        keys += [prefix + name] if inner is None else all_keys(inner, f"{prefix}{name}.")
     return keys
 
 

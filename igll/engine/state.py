@@ -20,6 +20,7 @@ from igll.engine.trained import differing_settings
 from igll.errors import InputError, NumericsError
 from igll.models import InpaintingNetwork
 from igll.models.critics import AnyDiscriminator, PatchDiscriminator
+from igll.models.discriminator import Discriminator
 from igll.registry import build_discriminator, build_generator
 
 _OF_TRAINING_DATA_ALONE = {
@@ -179,6 +180,12 @@ def _check_discriminator(config: Config) -> None:
         raise InputError(
             f"data.crop_size: discriminator.name=patch judges crops of {PatchDiscriminator.SMALLEST_SIDE} "
             f"pixels or more, not {crop}; enlarge it, or use discriminator.name=strided"
+        )
+    small = judge.name == "strided" and crop < Discriminator.LEAST_ALONE
+    if small and judge.norm == "batch" and config.train.batch_size == 1:
+        raise InputError(
+            f"discriminator.norm: batch cannot normalise what is left of one crop of {crop} × {crop} pixels; "
+            f"use train.batch_size=2 or more, data.crop_size={Discriminator.LEAST_ALONE} or more, or spectral"
         )
     if losses.feature_matching and losses.feature_matching_of == "local" and judge.name != "strided":
         raise InputError(

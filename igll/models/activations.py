@@ -1,7 +1,7 @@
-"""ELU in about half the time on a CPU.
+"""ELU in two thirds of the time on a CPU.
 
-torch computes eᵘ − 1 with a precision that next to known values nobody sees, and its 2ᵘ several times as
-fast. Here the result is off by 7e-8 at most, where torch's is by 3e-8.
+torch computes eᵘ − 1 with a precision that next to known values nobody sees, and 2ᵘ several times as fast.
+Here the result is off by 7.2e-8 at most, where torch's is by 6.0e-8.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from igll.models.shortcuts import may_shorten
 
 _PIECE = 2**19  # values at a time: what stands between the steps stays in a processor's cache
+_LEAST = 2**15  # values: of fewer, five short steps take longer than torch's one
 
 
 class ELU(nn.ELU):
@@ -35,15 +36,14 @@ def elu(input: Tensor, inplace: bool = False) -> Tensor:
     Returns:
         The result, in the input's shape.
     """
-    flat = _in_memory(input) if may_shorten(input) else None
-    if flat is None:
+    if input.numel() < _LEAST or not may_shorten(input):
         return F.elu(input, inplace=inplace)
-    result = input if inplace else torch.empty_like(input)
-    flat_result = _in_memory(result)
-    assert flat_result is not None  # noqa: S101  (laid out as the input is)
-    for piece, piece_of_result in zip(flat.split(_PIECE), flat_result.split(_PIECE), strict=True):
-        below = torch.mul(piece, math.log2(math.e)).exp2_().sub_(1).clamp_(max=0)
-        torch.maximum(piece, below, out=piece_of_result)
+    result = input if inplace else input.clone()
+    flat = _in_memory(result)
+    if flat is None:
+        return F.elu_(result)
+    for piece in flat.split(_PIECE):
+        piece.clamp_(min=torch.mul(piece, math.log2(math.e)).exp2_().sub_(1).clamp_(max=0))
     return result
 
 

@@ -74,8 +74,9 @@ class StridedNet(nn.Module):
         shrunk = 2 ** len(self.layers)
         if self.training and self.batch_norm and len(input_BCHW) == 1 and max(height, width) <= shrunk:
             raise InputError(
-                f"discriminator.norm: batch cannot normalise what is left of one image or hole of {height} × "
-                f"{width} pixels; use train.batch_size=2 or more, larger crops or holes, or spectral"
+                "discriminator.norm: batch cannot normalise what is left of one image or hole of "
+                f"{height} × {width} pixels; use train.batch_size=2 or more, larger crops or holes, or, in a "
+                "new run, spectral"
             )
         activations = []
         for layer in self.layers:
@@ -97,6 +98,8 @@ class Discriminator(nn.Module):
     Attributes:
         mixes: Whether images of one batch influence each other.
     """
+
+    LEAST_ALONE = 2**6 + 1  # pixels a side of which more than one value is left to normalise
 
     def __init__(
         self, image_channels: int = 3, width: int = 64, norm: Norm = "spectral", edge: bool = True

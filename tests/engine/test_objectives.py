@@ -327,6 +327,19 @@ def test_a_penalty_of_a_judge_that_mixes_images_is_refused(small):
     build(penalty=0)
 
 
+def test_batch_norm_of_one_small_crop_is_refused_before_anything_is_written(small, tmp_path):
+    def config(**changes: int):
+        data, training = {"crop_size": changes.get("crop", 64)}, {"batch_size": changes.get("batch", 1)}
+        judge = {"norm": "batch", "width": 4}
+        return small(discriminator=judge, data=data, train={"max_steps": 1, "eval_images": 1, **training})
+
+    with pytest.raises(InputError, match=r"^discriminator\.norm: batch .* one crop of 64 × 64 pixels; use "):
+        train(config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert build_state(config(crop=65), torch.device("cpu")).discriminator is not None
+    assert build_state(config(batch=2), torch.device("cpu")).discriminator is not None
+
+
 @pytest.mark.parametrize(("name", "crop"), [("patch", 24), ("strided", 16), ("critic", 16)])
 def test_the_smallest_crop_that_a_discriminator_sees(small, tmp_path, name: str, crop: int):
     def config(side: int):
