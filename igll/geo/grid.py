@@ -14,7 +14,7 @@ import numpy.typing as npt
 from igll.errors import InputError
 from igll.geo.box import Box
 from igll.geo.missing_values import BoolArray, data_bands, missing_values
-from igll.geo.raster import open_raster, raster_errors, reading
+from igll.geo.raster import file_name, open_raster, raster_errors, reading
 
 # In pixels of the other raster; 0 would be exact, but GDAL's virtual warping does not take it.
 _WARP_TOLERANCE = 1e-3
@@ -72,7 +72,9 @@ def aligned(path: Path, scene: Any, trusts_nodata: bool) -> Iterator[AlignedRast
         bands = data_bands(source)
         if len(bands) < source.count:
             listed = ",".join(map(str, bands))
-            source = stack.enter_context(open_raster(f"vrt://{path}?bands={listed}"))
+            if "?" in str(path):
+                raise InputError(f"{path}: has an alpha band, and a name that GDAL cuts at its ?; rename it")
+            source = stack.enter_context(open_raster(f"vrt://{file_name(path)}?bands={listed}"))
             bands = tuple(source.indexes)
         on_grid = source
         if not _same_grid(source, scene, path):
@@ -103,15 +105,25 @@ def short_crs(crs: Any) -> str:
     return f"EPSG:{code}" if code else " ".join(crs.to_string().split())[:40]
 
 
+def why_no_crs(scene: Any) -> str:
+    """What a scene without CRS is placed by instead, in words: nothing, or what needs warping first."""
+    placed_by = "control points" if scene.gcps[0] else "RPCs" if scene.rpcs else None
+    if placed_by is None:
+        return "the scene has no CRS to place it by"
+    return f"the scene is placed by {placed_by} alone, which align nothing before it is warped"
+
+
 def _same_grid(source: Any, scene: Any, path: Path) -> bool:
     same_size = source.shape == scene.shape
     if source.crs is None or scene.crs is None:
         if same_size:
             return True
-        without = "it" if source.crs is None else "the scene"
+        sizes = f"{source.width}×{source.height} pixels, the scene {scene.width}×{scene.height}"
+        if scene.crs is None:
+            raise InputError(f"{path}: {sizes}, and {why_no_crs(scene)}; give a file of the scene's size")
         raise InputError(
-            f"{path}: {source.width}×{source.height} pixels, the scene {scene.width}×{scene.height}, and "
-            f"{without} has no CRS to align them by; give a georeferenced file or one of equal size"
+            f"{path}: {sizes}, and it has no CRS to align them by; give a georeferenced file or one of "
+            "equal size"
         )
     if not same_size or source.crs != scene.crs:
         return False

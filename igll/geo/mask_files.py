@@ -11,9 +11,9 @@ import numpy.typing as npt
 from igll.data.files import HOLE_COLOURS
 from igll.errors import InputError
 from igll.geo.box import Box, stored_blocks
-from igll.geo.grid import AlignedRaster, bounds_of, placed, short_crs
+from igll.geo.grid import AlignedRaster, bounds_of, placed, short_crs, why_no_crs
 from igll.geo.missing_values import BoolArray, missing_values
-from igll.geo.raster import one_line, raster_errors, reading
+from igll.geo.raster import file_name, one_line, raster_errors, reading
 
 VECTOR_SUFFIXES = (".geojson", ".json", ".geojsonl", ".gpkg", ".shp", ".fgb", ".gml", ".kml")
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R BT.601 in 65,536ths, as Pillow has them
@@ -108,7 +108,7 @@ class VectorMask:
                 f'{path}: vector files need the packages pyogrio and shapely; pip install "igll[geo]"'
             ) from error
         if scene.crs is None:
-            raise InputError(f"{path}: the scene has no CRS to place shapes by; give a mask raster")
+            raise InputError(f"{path}: {why_no_crs(scene)}; give a mask raster of its size")
         shapes = _read_shapes(path, scene)
         shapes = shapely.transform(shapes, lambda xy: _to_pixels(xy, scene.transform))
         frame = shapely.box(0, 0, scene.width, scene.height)
@@ -167,20 +167,21 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
 
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
+    source = file_name(path)
     try:
-        names = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
+        names = [str(name) for name, geometry in pyogrio.list_layers(source) if geometry is not None]
         if len(names) > 1:
             raise InputError(
                 f"{path}: holds the layers {', '.join(names)}; save the one that marks holes in a file of "
                 f"its own: ogr2ogr -f GeoJSON mask.geojson {path} {names[0]}"
             )
         name = names[0] if names else 0
-        layer = pyogrio.read_info(path, layer=name)
+        layer = pyogrio.read_info(source, layer=name)
         crs = CRS.from_user_input(layer["crs"]) if layer["crs"] else scene.crs
         west, south, east, north = transform_bounds(scene.crs, crs, *bounds_of(scene))
         # West of east is how bounds across the antimeridian are given; then the whole file is read.
         nearby = None if west > east else (west, south, east, north)
-        _, _, encoded, _ = pyogrio.raw.read(path, layer=name, columns=[], force_2d=True, bbox=nearby)
+        _, _, encoded, _ = pyogrio.raw.read(source, layer=name, columns=[], force_2d=True, bbox=nearby)
     except (DataSourceError, DataLayerError) as error:
         raise InputError(f"{path}: cannot be read as a vector file ({one_line(error)})") from error
     except raster_errors() as error:

@@ -24,7 +24,7 @@ from igll.geo.layout import cog_options, geotiff_options, is_cog, is_kept_as_it_
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
 from igll.geo.missing_values import alpha_bands, has_mask, nodata_of
 from igll.geo.overviews import build_overviews
-from igll.geo.raster import open_quietly, open_raster, reading
+from igll.geo.raster import file_name, open_quietly, open_raster, reading
 from igll.geo.temporaries import drop_needless_side_file, publish, rename_side_files, temporary_beside
 from igll.geo.value_range import ValueRange
 from igll.geo.verify import Scene, find_fault
@@ -210,11 +210,12 @@ def refuse_target(out: Path, sources: Sequence[str]) -> None:
         sources: Files that are read meanwhile.
 
     Raises:
-        InputError: It is no GeoTIFF's name, too long, a folder or one of the sources.
+        InputError: It is no GeoTIFF's name, not UTF-8, too long, a folder or one of the sources.
         OutputError: Its folder cannot be made.
     """
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{out}: filled rasters are GeoTIFF; choose a name that ends in .tif")
+    _ = file_name(out)  # refuses what GDAL cannot open
     if len(os.fsencode(out.name)) > _LONGEST_NAME:
         raise InputError(f"{out}: has a name of more than {_LONGEST_NAME} bytes; choose a shorter one")
     if out.is_dir():
@@ -244,7 +245,7 @@ def _copy(job: Scene, work: Path, out: Path, errors: WriteErrors) -> None:
             if is_kept_as_it_is(job.dataset):
                 shutil.copyfile(job.path, work)
             else:
-                copy(job.dataset, work, driver="GTiff", **geotiff_options(job.dataset))
+                copy(job.dataset, file_name(work), driver="GTiff", **geotiff_options(job.dataset))
     except OutputError:
         with reading(job.path):  # a source cut short is the likelier cause and names itself
             for box in stored_blocks(job.dataset):
@@ -277,7 +278,7 @@ def _arrange(source: Any, work: Path, arranged: Path, cog: bool, copied_size: in
     if cog or is_cog(source):
         build_overviews(work, source, resampling)
         with open_quietly(work) as filled:
-            copy(filled, arranged, driver="COG", **cog_options(filled, source, resampling))
+            copy(filled, file_name(arranged), driver="COG", **cog_options(filled, source, resampling))
             rename_side_files(work, arranged)
             with open_quietly(arranged) as made:
                 write_lost_domains(Path(f"{arranged}.aux.xml"), made, filled)
@@ -286,7 +287,7 @@ def _arrange(source: Any, work: Path, arranged: Path, cog: bool, copied_size: in
         build_overviews(work, source, resampling)
         return work
     with open_quietly(work) as filled:
-        copy(filled, arranged, driver="GTiff", **geotiff_options(source))
+        copy(filled, file_name(arranged), driver="GTiff", **geotiff_options(source))
         with open_quietly(arranged, "r+", driver="GTiff") as made:
             copy_domains(made, filled)
     build_overviews(arranged, source, resampling)

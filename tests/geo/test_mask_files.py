@@ -16,6 +16,7 @@ from igll.geo.grid import placed
 from igll.geo.holes import HoleSources, write_classes
 from igll.geo.pixel_class import PixelClass
 from tests.geo.grounds import NORTH, PIXEL, UTM, WEST, blobs, grid, ground, load, write_raster
+from tests.geo.scenes import coefficients, control_points
 
 pytest.importorskip("rasterio")
 pytestmark = pytest.mark.usefixtures("small_pieces")
@@ -267,3 +268,39 @@ def test_mistakes_with_vector_files(scene: Path, tmp_path: Path, monkeypatch: py
         patch.setitem(sys.modules, "pyogrio", None)
         with pytest.raises(InputError, match=r'pyogrio and shapely; pip install "igll\[geo\]"'):
             holes(scene, masks=inside)
+
+
+def with_alpha(path: Path, marked_HW: np.ndarray) -> Path:
+    """A mask of one band and alpha; written elsewhere, as GDAL takes some names for more than a name."""
+    values = np.stack([marked_HW, np.ones_like(marked_HW)]).astype(np.uint8)
+    return write_raster(path.with_name("plain.tif"), values, alpha="yes").rename(path)
+
+
+def test_masks_whose_names_say_something_to_gdal(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    marked_HW = blobs(SHAPE, 1)
+    path = with_alpha(Path("GTIFF_DIR:1:mask.tif"), marked_HW)
+    np.testing.assert_array_equal(holes(scene, masks=path), marked_HW)
+    save_geojson(Path("zip:mask.geojson"), [polygon([10, 20, 20, 10, 10], [10, 10, 20, 20, 10])])
+    assert holes(scene, masks=Path("zip:mask.geojson"))[12:18, 12:18].all()
+    with pytest.raises(InputError, match=r"^what\?\.tif: has an alpha band, and .* its \?; rename it"):
+        holes(scene, masks=with_alpha(Path("what?.tif"), marked_HW))
+
+
+@pytest.mark.parametrize("kind", ["control points", "RPCs"])
+def test_scenes_without_a_grid_say_by_what_they_are_placed(kind: str, tmp_path: Path) -> None:
+    place: dict[str, Any] = {"crs": None, "rpcs": coefficients()}
+    if kind == "control points":
+        place = {"gcps": control_points()}
+    scene = write_raster(tmp_path / "scene.tif", ground((2, *SHAPE)), transform=None, **place)
+    small = write_raster(tmp_path / "small.tif", blobs((40, 50), 1).astype(np.uint8))
+    shapes = save_geojson(tmp_path / "shapes.geojson", [polygon([10, 20, 20], [10, 10, 20])])
+    for path, advice in (
+        (small, "give a file of the scene's size"),
+        (shapes, "give a mask raster of its size"),
+    ):
+        match = f"placed by {kind} alone, which align nothing before it is warped; {advice}"
+        with pytest.raises(InputError, match=match):
+            holes(scene, masks=path)

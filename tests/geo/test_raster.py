@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -47,6 +48,30 @@ def test_reading_a_file_cut_short(tmp_path: Path) -> None:
     ):
         dataset.read()
     assert str(error.value).startswith(f"{path}: cannot be read (")
+
+
+@pytest.mark.parametrize(
+    "name", ["zip:a.tif", "http:a.tif", "file:a.tif", "GTIFF_DIR:1:a.tif", "zip:b/a.tif"]
+)
+def test_a_file_whose_name_says_something_else_to_gdal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    write_raster(tmp_path / "a.tif", ground((20, 30))).rename(tmp_path / name)
+    with open_raster(path) as dataset:
+        assert dataset.shape == (20, 30)
+    write_raster(path.with_name("made.tif"), ground((20, 30)))
+    assert path.with_name("made.tif").is_file()
+    with pytest.raises(InputError, match=r"no such file"), open_raster(Path("zip:absent.tif")):
+        pass
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.tif")
+    with pytest.raises(InputError, match=r"has a name that is not UTF-8.*rename it"), open_raster(path):
+        pass
 
 
 def test_rasterio_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
