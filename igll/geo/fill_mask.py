@@ -48,10 +48,11 @@ def write_fill_mask(
     with (
         gdal_session(),
         errors.listening(),
-        open_raster(classes) as source,
+        # The grid is the copy's: a CRS that GeoTIFF cannot express is in its side file, not in the classes.
+        open_raster(classes if filled is None else filled) as source,
         temporary_beside(out, "mask") as temporary,
     ):
-        refuse_target(out, [*source.files, *([] if earlier is None else [str(earlier)])])
+        refuse_target(out, [*source.files, str(classes), *([] if earlier is None else [str(earlier)])])
         profile = {
             "driver": "GTiff", "dtype": "uint8", "count": 1, "nbits": 1, "compress": "deflate",
             "width": source.width, "height": source.height, "crs": source.crs, "bigtiff": "if_safer",
