@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from igll.engine.infer import InferRequest
     from igll.geo.tiling import TileSizes
 
+# What GDAL would open and is no file, such as vrt://scene.tif?bands=1 and /vsizip/scenes.zip/scene.tif.
+_GDAL_NAME = re.compile(r"\w[\w+.-]*://|/vsi")
 _OVERRIDE = re.compile(r"(device|\w+(\.\w+)+)=")
 _EPILOG = """\
 Images: TIFF, JPEG 2000, IMG and VRT (gdalbuildvrt wraps GDAL's other rasters) are filled as scenes, of any
@@ -139,6 +141,8 @@ def infer_request(options: argparse.Namespace) -> InferRequest:
     images = [*options.images, *images]
     if not images:
         raise InputError("no image named; give an image, a folder of images, or a .txt list of them")
+    for text in (*images, options.masks, options.qa, options.edges, options.reference, options.out):
+        _check_is_path(text)
     if options.hole is not None and options.masks is None:
         raise InputError(f"--hole {options.hole}: says how to read a mask; name it with --masks")
     if (options.qa is None) != (options.qa_flags is None):
@@ -177,6 +181,15 @@ def _told_apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Images and overrides; a file of an override's name is an image."""
     overrides = [word for word in given if _OVERRIDE.match(word) and not Path(word).exists()]
     return [word for word in given if word not in overrides], overrides
+
+
+def _check_is_path(text: str | None) -> None:
+    """Refuse names that GDAL would open but that are no files, in the words that were given."""
+    if text is not None and _GDAL_NAME.match(text) and not Path(text).exists():
+        raise InputError(
+            f"{text}: is a name for GDAL and no file; name a file, such as "
+            f"gdal_translate '{text}' FILE.tif makes"
+        )
 
 
 def _path(text: str | None) -> Path | None:

@@ -55,6 +55,18 @@ def test_stretches(text, stretch):
     assert request(f"a.tif --out o --stretch {text}").scenes.stretch == stretch
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("vrt://a.tif?bands=1", "vrt://a.tif?bands=1"), ("/vsizip/b.zip/a.tif", "/vsizip/b.zip/a.tif"),
+     ("a.tif --masks vrt://m.tif?bands=1", "vrt://m.tif?bands=1"),
+     ("a.tif --reference zip+file://r.zip!a.tif", "zip+file://r.zip!a.tif")],
+)  # fmt: skip
+def test_names_that_only_gdal_knows_are_refused_as_they_were_given(words, name):
+    with pytest.raises(InputError) as error:
+        request(f"{words} --out o")
+    assert str(error.value).startswith(f"{name}: is a name for GDAL and no file; name a file")
+
+
 def test_images_and_settings_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("device=cpu").touch()
