@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from igll.geo.metadata import has_documents
 from igll.geo.missing_values import alpha_bands
 from igll.geo.raster import open_quietly
 
@@ -71,6 +72,8 @@ def geotiff_options(dataset: Any) -> dict[str, str]:
         options |= {"TILED": "YES", "BLOCKXSIZE": str(block_width)}
     if structure.get("INTERLEAVE") in ("PIXEL", "BAND"):
         options["INTERLEAVE"] = structure["INTERLEAVE"]
+    if has_documents(dataset):  # which only GDAL can copy; metadata.copy_domains mends what that leaves out
+        options["COPY_SRC_MDD"] = "YES"
     return options
 
 
@@ -145,6 +148,8 @@ def _colour(dataset: Any) -> dict[str, str]:
         options["PHOTOMETRIC"] = "MINISWHITE"
     elif dataset.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
         options["PHOTOMETRIC"] = "RGB"
+    else:
+        options["PHOTOMETRIC"] = "MINISBLACK"  # else GDAL takes any three bands of bytes for RGB
     for band in alpha_bands(dataset):
         if dataset.tags(band, ns="IMAGE_STRUCTURE").get("ALPHA") == "PREMULTIPLIED":
             options["ALPHA"] = "PREMULTIPLIED"

@@ -27,6 +27,15 @@ def differing_metadata(source: Any, copy: Any) -> list[str]:
     return [name for name in ours if ours[name] != theirs[name]]
 
 
+def has_documents(dataset: Any) -> bool:
+    """Whether a raster or a band has XML or JSON among its domains of tags."""
+    return any(
+        domain.startswith(_NOT_TEXT)
+        for band in (0, *dataset.indexes)
+        for domain in dataset.tag_namespaces(band)
+    )
+
+
 def copy_domains(target: Any, source: Any) -> None:
     """Copy the tags of all domains, of the raster and of its bands, that GDAL does not copy by itself.
 
@@ -37,6 +46,8 @@ def copy_domains(target: Any, source: Any) -> None:
     for band in (0, *source.indexes):
         for domain, tags in _lost_domains(source, target, band).items():
             target.update_tags(band, ns=domain, **tags)
+        if band and source.tags(band) != target.tags(band):  # lost where GDAL was asked for all domains
+            target.update_tags(band, **source.tags(band))
 
 
 def write_lost_domains(path: Path, copy: Any, source: Any) -> None:
