@@ -28,11 +28,12 @@ from igll.storage import replacing
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F")
 INTEGER_FULL = 65535  # 32-bit integer pictures hold 16-bit values, as in igll.data.files
 
-# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples; NewSubfileType; and those that say where on Earth a
-# picture lies: ModelPixelScale, ModelTiepoint, ModelTransformation, the three GeoKey tags, GDAL's metadata,
-# no-data.
+# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples; XResolution; NewSubfileType; and those that say
+# where on Earth a picture lies: ModelPixelScale, ModelTiepoint, ModelTransformation, the three GeoKey tags,
+# GDAL's metadata, no-data.
 _BITS, _SAMPLES, _EXTRA_SAMPLES = 258, 277, 338
 _UNASSOCIATED_ALPHA = 2
+_X_RESOLUTION = 282
 _SUBFILE, _OVERVIEW_OR_MASK, _BIG_TIFF = 254, 1 | 4, 43
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -250,7 +251,9 @@ def _extras(image: Image.Image, tags: Any, suffix: str) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     if image.info.get("icc_profile"):
         extras["icc_profile"] = image.info["icc_profile"]
-    resolution = tuple(float(value) for value in image.info.get("dpi", ()))
+    # Of a TIFF that states none, Pillow says 1.
+    stated = () if tags and _X_RESOLUTION not in tags else image.info.get("dpi", ())
+    resolution = tuple(float(value) for value in stated)
     if len(resolution) == 2 and all(math.isfinite(value) and value > 0 for value in resolution):
         extras["dpi"] = resolution
     if suffix == ".png" and image.info.get("exif"):

@@ -20,6 +20,7 @@ from igll.engine.picture_io import (
 )
 from igll.errors import InputError, OutputError
 
+X_RESOLUTION = 282  # a tag of TIFF
 RNG = np.random.default_rng(11)
 COLOUR = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
 GREY = COLOUR[:, :, 0]
@@ -271,3 +272,12 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"out\.png: cannot be written \(No space left on device\)"):
         write_picture(tmp_path / "out.png", Picture(image, {}), image, HOLE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tiff_that_states_no_resolution_gets_none(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "in.tif")
+    original = read_picture(tmp_path / "in.tif")
+    write_picture(tmp_path / "out.tif", original, original.image, HOLE)
+    for name in ("in.tif", "out.tif"):
+        with Image.open(tmp_path / name) as image:
+            assert X_RESOLUTION not in image.tag_v2
