@@ -185,7 +185,7 @@ def _told_apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _check_is_path(text: str | None) -> None:
     """Refuse names that GDAL would open but that are no files, in the words that were given."""
-    if text is not None and _GDAL_NAME.match(text) and not Path(text).exists():
+    if text is not None and _GDAL_NAME.match(text) and not Path(text).parent.is_dir():
         raise InputError(
             f"{text}: is a name for GDAL and no file; name a file, such as "
             f"gdal_translate '{text}' FILE.tif makes"

@@ -67,6 +67,13 @@ def test_names_that_only_gdal_knows_are_refused_as_they_were_given(words, name):
     assert str(error.value).startswith(f"{name}: is a name for GDAL and no file; name a file")
 
 
+def test_a_folder_may_be_named_like_what_gdal_knows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("vrt:").mkdir()
+    made = request("vrt://a.tif --masks vrt://m.tif --out vrt://o.tif")
+    assert made.inputs.images == [Path("vrt:/a.tif")] and made.inputs.out == Path("vrt:/o.tif")
+
+
 def test_images_and_settings_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("device=cpu").touch()
