@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igll.data.files import FILTERS, FloatArray
+from igll.data.files import FILTERS, FloatArray, full_scale
 from igll.errors import InputError
 
 
@@ -53,7 +53,7 @@ def read_bands(path: Path, count: int, stretch: Sequence[float] | None = None) -
             not lie in a known range and ``stretch`` is None.
     """
     values_NHW, known_HW = _read(Path(path), count)
-    low, high = stretch if stretch is not None else (0, _full_scale(path, values_NHW.dtype))
+    low, high = stretch if stretch is not None else (0, full_scale(path, values_NHW.dtype))
     image_HWC = np.empty((*known_HW.shape, count), np.float32)
     for band, values_HW in enumerate(values_NHW):
         image_HWC[..., band] = (values_HW.astype(np.float64) - low) / (high - low)
@@ -123,22 +123,11 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _full_scale(path: Path, dtype: np.dtype[Any]) -> int:
-    if dtype.kind == "f":
-        return 1
-    if dtype.itemsize > 2:
-        raise InputError(
-            f"{path}: of {dtype} values, full scale says nothing; set data.stretch=[LOW, HIGH], the raw "
-            "values for 0 and 1"
-        )
-    return int(np.iinfo(dtype).max)
-
-
 def _check_range(path: Path, image_HWC: FloatArray, dtype: np.dtype[Any]) -> None:
     """Refuse values that have no place in [0, 1]; NaN is no value."""
     low, high = np.nanmin(image_HWC, initial=0), np.nanmax(image_HWC, initial=0)
     if low < 0 or high > 1:
-        full = _full_scale(path, dtype)
+        full = full_scale(path, dtype)
         raise InputError(
             f"{path}: values span {low * full:g} to {high * full:g}, outside 0 to {full}; set "
             "data.stretch=[LOW, HIGH], the raw values for 0 and 1, or mark no-data in the file"

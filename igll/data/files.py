@@ -82,9 +82,9 @@ def list_images(root: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Pa
 def read_image(path: Path, channels: int = 3) -> FloatArray:
     """Read an image.
 
-    Grey is repeated to three channels, a palette is expanded, an alpha channel is dropped. 1-bit and
-    8-bit values are divided by their maximum, 16-bit grey by 65,535. Pillow reduces 16-bit *colour* to
-    8 bits (see ``png_bit_depth``).
+    Grey is repeated to three channels, a palette is expanded, an alpha channel is dropped. Values are
+    divided by the largest that their type in the file holds: 1, 255, 65,535, or 32,767 of signed 16-bit
+    grey. Pillow reduces 16-bit *colour* to 8 bits (see ``png_bit_depth``).
 
     Args:
         path: the file.
@@ -95,8 +95,8 @@ def read_image(path: Path, channels: int = 3) -> FloatArray:
 
     Raises:
         InputError: the file is absent, damaged, not an image or too large for Pillow's limit against
-            decompression bombs; its integers exceed 16 bits or its floats [0, 1]; ``channels`` is
-            neither 1 nor 3.
+            decompression bombs; its integers have more than 16 bits or are negative, or its floats exceed
+            [0, 1]; ``channels`` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise InputError(f"channels is {channels}; images are read with 1 or 3 channels")
@@ -179,6 +179,29 @@ def png_bit_depth(path: Path) -> int | None:
     if header[12:16] != b"IHDR" or len(header) < 25 or header[24] not in (1, 2, 4, 8, 16):
         raise InputError(f"{path}: damaged PNG header; replace the file")
     return header[24]
+
+
+def full_scale(path: Path, dtype: np.dtype[Any]) -> int:
+    """The stored value that is 1 unless a stretch says otherwise.
+
+    Args:
+        path: The file, for the error.
+        dtype: Of its values: integers or floats.
+
+    Returns:
+        The largest value of integers of 8 and 16 bits, signed or not; 1 of floats.
+
+    Raises:
+        InputError: Integers of more bits, which hardly any values fill.
+    """
+    if dtype.kind == "f":
+        return 1
+    if dtype.itemsize > 2:
+        raise InputError(
+            f"{path}: of {dtype} values, full scale says nothing; set data.stretch=[LOW, HIGH], the raw "
+            "values for 0 and 1, or save it with 16 bits"
+        )
+    return int(np.iinfo(dtype).max)
 
 
 def match_by_stem(
@@ -277,7 +300,7 @@ def _reason(error: Exception) -> str:
 def _scaled_grey(path: Path, image: Image.Image) -> FloatArray:
     """Grey of more than 8 bits, scaled to [0, 1]."""
     values = np.asarray(image)
-    full = 1 if image.mode == "F" else 65535
+    full = full_scale(path, np.dtype(tiffs.integers_of(image)) if image.mode == "I" else values.dtype)
     # Written so that a NaN fails too.
     if not (values.min() >= 0 and values.max() <= full):
         raise InputError(

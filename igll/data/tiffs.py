@@ -1,4 +1,4 @@
-"""TIFFs that Pillow reads wrongly without a word, or not at all; told from their tags, before decoding."""
+"""What Pillow does not say of TIFFs, told from their tags: misreadings, and the type of integers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANES, _EXTRA_SAMPLES, _FORMAT = (
 )
 _WHITE_IS_ZERO, _GREY, _SEPARATE, _SIGNED = 0, (0, 1), 2, 2
 _ALPHA = (1, 2)
+_UNSIGNED_16_BITS = ("PNG", "PPM")  # formats; of PNG it is older Pillow that makes mode I
 
 
 @contextmanager
@@ -75,6 +76,25 @@ def misreading(image: Image.Image) -> str | None:
     if tags.get(_PLANES) == _SEPARATE and not _planes_are_read(image, tags, bits, photometric):
         return f"{bits[0]}-bit values in uncompressed separate planes, which would be misread"
     return None
+
+
+def integers_of(image: Image.Image) -> str:
+    """The type that the integers of mode ``I`` have in their file; Pillow keeps all of them in 32 bits.
+
+    Args:
+        image: Of mode ``I``, as opened by Pillow.
+
+    Returns:
+        ``uint16``, ``int16``, ``int32`` or ``uint32``; ``int32`` as well where nothing tells, as of copies
+        and of arrays made into images.
+    """
+    if image.format in _UNSIGNED_16_BITS:
+        return "uint16"
+    tags: Any = getattr(image, "tag_v2", None)
+    if not tags:
+        return "int32"
+    sign = "" if tags.get(_FORMAT, (1,))[0] == _SIGNED else "u"
+    return f"{sign}int{tags[_BITS][0]}"
 
 
 def _planes_are_read(image: Image.Image, tags: Any, bits: tuple[int, ...], photometric: int) -> bool:

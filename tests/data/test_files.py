@@ -110,21 +110,61 @@ def test_sixteen_bit_grey_keeps_its_sixteen_bits(tmp_path, name, channels):
         assert np.array_equal(np.rint(image[:, :, channel] * 65535).astype(np.uint16), DEEP)
 
 
-def test_wide_integers_and_floats(tmp_path):
-    path = save(DEEP.astype(np.int32), tmp_path / "i.tif")
-    assert np.array_equal(read_image(path, 1)[:, :, 0], DEEP / np.float32(65535))
+def test_floats(tmp_path):
     unit = RNG.random((20, 30), dtype=np.float32)
     assert np.array_equal(read_image(save(unit, tmp_path / "f.tif"), 1)[:, :, 0], unit)
     for name, array in (
-        ("too large", DEEP.astype(np.int32) + 65536),
-        ("negative", DEEP.astype(np.int32) - 65536),
         ("above one", unit + 0.5),
         ("not a number", np.where(unit > 0.5, np.float32("nan"), unit)),
     ):
         path = save(array, tmp_path / f"{name}.tif")
-        with pytest.raises(InputError, match=r"outside 0 to (1|65535); rescale.*data.stretch") as error:
+        with pytest.raises(InputError, match=r"outside 0 to 1; rescale.*data.stretch") as error:
             read_image(path)
         one_line(error, path)
+
+
+def raster(path: Path, values: np.ndarray, **profile) -> Path:
+    """Grey as GDAL writes it, of types that Pillow does not write."""
+    rasterio = pytest.importorskip("rasterio")
+    height, width = values.shape
+    keys = {"width": width, "height": height, "count": 1, "dtype": values.dtype, "driver": "GTiff"} | profile
+    with rasterio.open(path, "w", **keys) as file:
+        file.write(values, 1)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535), ("int16", 32767)])
+@pytest.mark.parametrize("profile", [{}, {"compress": "deflate"}, {"endianness": "BIG"}])
+def test_one_band_is_read_alike_as_a_picture_and_as_a_raster(tmp_path, dtype, full, profile):
+    stored = RNG.integers(0, full, (20, 30), dtype=dtype, endpoint=True)
+    path = raster(tmp_path / "1.tif", stored, **profile)
+    image = read_image(path, 1)
+    assert np.array_equal(image[:, :, 0], stored / np.float32(full))
+    assert np.array_equal(read_bands(path, 1), image)
+    assert np.array_equal(read_image(path, 3), np.repeat(image, 3, axis=2))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_signed_values_below_zero_and_nodata_need_a_stretch(tmp_path):
+    stored = RNG.integers(0, 3000, (20, 30), dtype=np.int16)
+    stored[3, 4] = -9999
+    path = raster(tmp_path / "1.tif", stored, nodata=-9999)
+    with pytest.raises(InputError, match=r"-9999 to 29\d\d, outside 0 to 32767;.*data\.stretch") as error:
+        read_image(path)
+    one_line(error, path)
+    assert np.argwhere(np.isnan(read_bands(path, 1, (0, 3000))[:, :, 0])).tolist() == [[3, 4]]
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("dtype", ["int32", "uint32"])
+def test_grey_of_32_bits_is_refused_as_a_picture_and_as_a_raster(tmp_path, dtype):
+    """It may hold 16-bit values, signed or not, and no guess fits both."""
+    path = raster(tmp_path / "1.tif", DEEP.astype(dtype))
+    for read in (read_image, lambda path: read_bands(path, 1)):
+        with pytest.raises(InputError, match=rf"of {dtype} values, full scale says nothing; set data\."):
+            read(path)
+    assert np.array_equal(read_mask(path, "nonzero"), DEEP != 0)
 
 
 def test_one_channel_is_luminance(tmp_path):
