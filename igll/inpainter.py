@@ -168,11 +168,12 @@ class Inpainter:
 
         Args:
             image: NumPy array of shape (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1]; Pillow
-                image of mode 1, L, LA, P, RGB, RGBA, I;16, I (0 … 65,535) or F ([0, 1]); or torch tensor of
-                shape (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's
-                number of channels; grey is also taken by a model of three. Integers are raw values, read as
-                in training: by full scale, or by the model's ``data.stretch``, unless ``stretch`` is given.
-                The hole may hold anything, NaN included.
+                image of mode 1, L, LA, P, RGB, RGBA, I;16, I or F ([0, 1]); or torch tensor of shape
+                (C, H, W) or (B, C, H, W), uint8 or float in [0, 1], on any device. C is the model's number
+                of channels; grey is also taken by a model of three. Integers are raw values, read as in
+                training: by full scale (255, 65,535, or 32,767 of int16), or by the model's
+                ``data.stretch``, unless ``stretch`` is given. Mode I needs a stretch, unless it is an opened
+                file of 16 bits; copies no longer tell. The hole may hold anything, NaN included.
             mask: True or nonzero = missing. Shape (H, W), with singleton channel and batch axes if you
                 like, or one mask per image of a batch: (B, H, W) or (B, 1, H, W). Any of the three families.
             edges: For models with structure prior ``oracle`` or ``reference``: edge map of the complete

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from igll.engine.picture_io import INTEGER_FULL, colour_of, with_colour
+from igll.engine.picture_io import colour_of, with_colour
 from igll.errors import InputError
 
 ImageLike: TypeAlias = NDArray[Any] | Image.Image | Tensor
 ImageT = TypeVar("ImageT", NDArray[Any], Image.Image, Tensor)
 
 _FULL_SCALE = {"uint8": 255, "uint16": 65535, "int16": 32767}
+_WIDE = "int32"  # of pictures alone; has no full scale
 
 
 class Stretch(NamedTuple):
@@ -72,19 +73,16 @@ class _Span(NamedTuple):
     clips: bool = False
 
 
-def _span(dtype: str, stretch: Stretch | None, deep: bool = False) -> _Span:
-    """The span of stored values: what the stretch says, or full scale of integers and [0, 1] of floats.
-
-    Pillow's 32-bit integers (``deep``) come as floats in units of 65,535.
-    """
-    if stretch is not None and (deep or stretch.floats or dtype in _FULL_SCALE):
-        unit = INTEGER_FULL if deep else 1
-        return _Span(stretch.low / unit, stretch.high / unit, clips=True)
+def _span(dtype: str, stretch: Stretch | None) -> _Span:
+    """The span of stored values: what the stretch says, or full scale of integers and [0, 1] of floats."""
+    if stretch is not None and (stretch.floats or dtype == _WIDE or dtype in _FULL_SCALE):
+        return _Span(stretch.low, stretch.high, clips=True)
     return _Span(0, _FULL_SCALE.get(dtype, 1))
 
 
-def _is_deep(image: ImageLike) -> bool:
-    return isinstance(image, Image.Image) and image.mode == "I"
+def _precision(dtype: np.dtype[Any]) -> type[np.floating]:
+    """What to count stored values in."""
+    return np.float64 if dtype.name in ("float64", _WIDE) else np.float32
 
 
 class Unit(NamedTuple):
@@ -136,18 +134,18 @@ def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Unit:
         unit_BCHW = (image.detach().to(torch.float32) - span.low) / (span.high - span.low)
         unit_BCHW = unit_BCHW if image.ndim == 4 else unit_BCHW[None]
     else:
-        values = colour_of(image) if isinstance(image, Image.Image) else image
+        values = _picture_values(image, name, stretch) if isinstance(image, Image.Image) else image
         if not isinstance(values, np.ndarray):
             raise InputError(
                 f"{name}: {type(image).__name__}; give a NumPy array, Pillow image or torch tensor"
             )
-        if values.ndim not in (2, 3) or not (values.dtype.name in _FULL_SCALE or values.dtype.kind == "f"):
+        known = values.dtype.name in _FULL_SCALE or values.dtype.kind == "f" or values is not image
+        if values.ndim not in (2, 3) or not known:
             raise InputError(
                 f"{name}: array of shape {values.shape} and {values.dtype}; "
                 "give (H, W) or (H, W, C), uint8, uint16, int16 or float in [0, 1], or floats with a stretch"
             )
-        span = _span(values.dtype.name, stretch, _is_deep(image))
-        precise = np.float64 if values.dtype == np.float64 else np.float32
+        span, precise = _span(values.dtype.name, stretch), _precision(values.dtype)
         with np.errstate(over="ignore"):  # by what means no data, in the hole
             values_HWC = np.atleast_3d(np.asarray(values)).astype(precise) - precise(span.low)
             unit_CHW = (values_HWC / precise(span.high - span.low)).transpose(2, 0, 1).astype(np.float32)
@@ -158,6 +156,17 @@ def unit_of(image: ImageLike, name: str, stretch: Stretch | None) -> Unit:
         # What is infinite is a mistake, and no brightest or darkest value.
         unit_BCHW = unit_BCHW.masked_fill(unit_BCHW.isinf(), math.nan)
     return Unit(unit_BCHW, span.clips)
+
+
+def _picture_values(picture: Image.Image, name: str, stretch: Stretch | None) -> NDArray[Any]:
+    """As ``colour_of``; 32-bit integers, which may be any 16-bit ones, only with a stretch."""
+    values = colour_of(picture)
+    if values.dtype.name == _WIDE and stretch is None:
+        raise InputError(
+            f"{name}: 32-bit integers (mode I), of which full scale says nothing; give stretch=(low, high), "
+            "or 16 bits: a file, or an array of uint16 or int16"
+        )
+    return values
 
 
 def hole_of(mask: ImageLike) -> Tensor:
@@ -281,7 +290,7 @@ def with_hole(image: ImageT, filled_BCHW: Tensor, hole_B1HW: Tensor, stretch: St
     new_HWC = filled_BCHW[0].permute(1, 2, 0).cpu().numpy()
     if isinstance(image, Image.Image):
         colour = colour_of(image)
-        span = _span(colour.dtype.name, stretch, _is_deep(image))
+        span = _span(colour.dtype.name, stretch)
         return with_colour(image, _array_with_hole(colour, new_HWC, hole_HW, span), hole_HW)
     return _array_with_hole(image, new_HWC, hole_HW, _span(image.dtype.name, stretch))
 
@@ -290,7 +299,7 @@ def _array_with_hole(
     image: NDArray[Any], new_HWC: NDArray[np.floating], hole_HW: NDArray[np.bool_], span: _Span
 ) -> NDArray[Any]:
     """As :func:`with_hole` for one array of shape (H, W) or (H, W, C)."""
-    precise = np.float64 if image.dtype == np.float64 else np.float32
+    precise = _precision(image.dtype)
     new_HWC = new_HWC.astype(precise) * precise(span.high - span.low) + precise(span.low)
     if image.dtype.kind in "iu":
         limits = np.iinfo(image.dtype)

@@ -163,7 +163,10 @@ def _fill_picture(inpainter: Inpainter | None, filler: Filler, job: Job, request
     else:
         edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
         reference_HWC = None if job.reference is None else read_image(job.reference)
-        image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
+        try:
+            image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
+        except InputError as error:
+            raise InputError(f"{job.image}: {error}") from None
     write_picture(job.out, Picture(image, picture.extras), picture.image, mask_HW)
     if not mask_HW.any():
         tqdm.write(f"{job.image}: nothing to fill, as {job.mask} marks nothing; copied to {job.out}")

@@ -1,9 +1,9 @@
 """Pictures read and written in their own mode, so that what is not filled comes back bit for bit.
 
 Pillow's modes ``1``, ``L``, ``LA``, ``P``, ``RGB``, ``RGBA``, ``I;16``, ``I`` and ``F`` are handled. What
-Pillow would reduce without a word (16-bit colour, bands beyond RGBA, frames after the first) is refused.
-EXIF orientation stays a tag, pixels are not turned; only that
-of TIFF is applied, by Pillow while decoding.
+Pillow would reduce or misread without a word (16-bit colour, bands beyond RGBA, unsigned 32 bits, frames
+after the first) is refused. EXIF orientation stays a tag, pixels are not turned; only that of TIFF is
+applied, by Pillow while decoding.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from igll.data import tiffs
 from igll.data.files import FILTERS, decode, png_bit_depth
 from igll.errors import InputError
 from igll.storage import replacing
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F")
-INTEGER_FULL = 65535  # 32-bit integer pictures hold 16-bit values, as in igll.data.files
 
-# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples; XResolution; NewSubfileType; and those that say
-# where on Earth a picture lies: ModelPixelScale, ModelTiepoint, ModelTransformation, the three GeoKey tags,
-# GDAL's metadata, no-data.
-_BITS, _SAMPLES, _EXTRA_SAMPLES = 258, 277, 338
-_UNASSOCIATED_ALPHA = 2
+# TIFF tags: BitsPerSample, SamplesPerPixel, ExtraSamples, SampleFormat; XResolution; NewSubfileType; and
+# those that say where on Earth a picture lies: ModelPixelScale, ModelTiepoint, ModelTransformation, the three
+# GeoKey tags, GDAL's metadata, no-data.
+_BITS, _SAMPLES, _EXTRA_SAMPLES, _FORMAT = 258, 277, 338, 339
+_UNASSOCIATED_ALPHA, _SIGNED = 2, 2
 _X_RESOLUTION = 282
 _SUBFILE, _OVERVIEW_OR_MASK, _BIG_TIFF = 254, 1 | 4, 43
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
+_WIDE_UNSIGNED = "unsigned 32-bit integers, which Pillow would read as signed"
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -45,7 +46,8 @@ class Picture:
 
     Attributes:
         image: Pixels, mode, palette.
-        extras: Arguments of ``Image.save``: ICC profile, resolution, and EXIF (PNG) or place (TIFF).
+        extras: Arguments of ``Image.save``: ICC profile, resolution, and EXIF (PNG) or place and sign of
+            16-bit integers (TIFF).
     """
 
     image: Image.Image
@@ -90,8 +92,14 @@ def read_picture(path: Path) -> Picture:
             f"{path}: TIFF with {tags.get(_SAMPLES, bands)} bands other than grey or RGB with or without "
             "unassociated alpha; keep one or three bands"
         )
+    integers = tiffs.integers_of(image) if image.mode == "I" else None
+    if integers == "uint32":
+        raise InputError(
+            f"{path}: TIFF of {_WIDE_UNSIGNED}; save it with 16 bits, or install igll[geo], by which it is "
+            "filled as a scene"
+        )
     # Old Pillow reads 16-bit grey PNG as 32-bit; byte order is no property of a picture.
-    if image.mode in _DEEP_GREY[1:] or (image.mode == "I" and image.format == "PNG"):
+    if image.mode in _DEEP_GREY[1:] or integers == "uint16":
         values, info = np.asarray(image).astype("<u2"), image.info
         image = Image.fromarray(values)
         image.info.update(info)
@@ -138,7 +146,7 @@ def write_picture(path: Path, picture: Picture, original: Image.Image, hole_HW: 
         {"format": "TIFF", "compression": "tiff_deflate"} if path.suffix == ".tif" else {"format": "PNG"}
     )
     try:
-        picture.image.save(encoded, **settings, **picture.extras)
+        _as_stored(picture).save(encoded, **settings, **picture.extras)
     except (OSError, ValueError, TypeError, struct.error) as error:
         raise InputError(
             f"{path}: mode {picture.image.mode} cannot be written as {settings['format']} ({error}); "
@@ -148,6 +156,17 @@ def write_picture(path: Path, picture: Picture, original: Image.Image, hole_HW: 
         temporary.write_bytes(encoded.getbuffer())
         if not same_known_pixels(read_picture(temporary).image, original, hole_HW):
             raise InputError(f"{path}: not kept, its known pixels differ from the input's after writing")
+
+
+def _as_stored(picture: Picture) -> Image.Image:
+    """The image to save: of signed 16-bit integers their bits, which a tag among the extras calls signed.
+
+    Pillow itself would write mode ``I`` with 32 bits, and then nothing told full scale any more.
+    """
+    tags = picture.extras.get("tiffinfo", {})
+    if picture.image.mode != "I" or _FORMAT not in tags:
+        return picture.image
+    return Image.fromarray(np.asarray(picture.image).astype(np.int16).view(np.uint16))
 
 
 def same_known_pixels(result: Image.Image, original: Image.Image, hole_HW: NDArray[np.bool_]) -> bool:
@@ -166,16 +185,20 @@ def colour_of(image: Image.Image) -> NDArray[Any]:
     """The colours of a picture, without alpha.
 
     Returns:
-        (H, W) for grey, (H, W, 3) for RGB and palettes: uint8 in 0 … 255; uint16 for ``I;16``; float32 as
-        stored for ``F``, and in units of 65,535 for ``I``.
+        (H, W) for grey, (H, W, 3) for RGB and palettes, as stored: uint8; uint16 for ``I;16``; float32 for
+        ``F``; for ``I`` what the file has, uint16, int16 or int32, and int32 where that is unknown.
 
     Raises:
-        InputError: The mode is none of ``MODES``.
+        InputError: The mode is none of ``MODES``, or Pillow misreads the file that the image is of.
     """
+    integers = tiffs.integers_of(image) if image.mode == "I" else None
+    misread = _WIDE_UNSIGNED if integers == "uint32" else tiffs.misreading(image)
+    if misread is not None:
+        raise InputError(f"image: TIFF of {misread}; read it with rasterio and give the array")
     if image.mode in _DEEP_GREY:
         return np.asarray(image).astype(np.uint16)
-    if image.mode == "I":
-        return (np.asarray(image) / INTEGER_FULL).astype(np.float32)
+    if integers is not None:
+        return np.asarray(image).astype(integers)
     if image.mode not in MODES:
         raise InputError(f"colour mode {image.mode} is not handled; convert the image to RGB")
     if image.mode in ("1", "LA"):
@@ -199,8 +222,6 @@ def with_colour(image: Image.Image, colour: NDArray[Any], hole_HW: NDArray[np.bo
         stored[hole_HW] = new >= 128
     elif image.mode == "P":
         stored[hole_HW] = _nearest_in_palette(image, new, np.unique(stored[~hole_HW]))
-    elif image.mode == "I":
-        stored[hole_HW] = np.rint(new.astype(np.float64) * INTEGER_FULL)
     elif image.mode == "LA":
         stored[hole_HW] = np.stack([new, np.full_like(new, 255)], axis=-1)
     elif image.mode == "RGBA":
@@ -264,5 +285,7 @@ def _extras(image: Image.Image, tags: Any, suffix: str) -> dict[str, Any]:
             if tag in tags:
                 kept.tagtype[tag] = tags.tagtype[tag]
                 kept[tag] = tags[tag]
+        if image.mode == "I" and tiffs.integers_of(image) == "int16":
+            kept[_FORMAT] = _SIGNED
         extras["tiffinfo"] = kept
     return extras

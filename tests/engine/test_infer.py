@@ -299,6 +299,25 @@ def test_a_folder_without_permission(blind, tmp_path, monkeypatch):
         infer(request(blind, tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_deep_integers_without_rasterio(blind, tmp_path, monkeypatch):
+    """What would be a scene is a picture then, seen as arrays of its type are; with rasterio to check."""
+    rasterio = pytest.importorskip("rasterio")
+    values = GREY.astype(np.int16) * 128
+    for name, dtype in {"a": "int16", "wide": "int32"}.items():
+        keys = {"width": SIZE[1], "height": SIZE[0], "count": 1, "dtype": dtype, "driver": "GTiff"}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **keys) as file:
+            file.write(values.astype(dtype), 1)
+    mask = save(tmp_path / "mask.png", HOLE)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert infer(request(blind, tmp_path, images=tmp_path / "a.tif", masks=mask)) == 0
+    with rasterio.open(tmp_path / "out/a.tif") as file:
+        assert np.array_equal(file.read(1), igll.load(blind, "cpu").inpaint(values, HOLE))
+        assert file.dtypes == ("int16",)
+    with pytest.raises(InputError, match=r"wide\.tif: image: 32-bit integers .* 16 bits: a file"):
+        infer(request(blind, tmp_path, images=tmp_path / "wide.tif", masks=mask))
+
+
 # --- the command
 
 

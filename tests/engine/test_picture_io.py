@@ -135,6 +135,50 @@ def test_big_endian_grey_keeps_its_values(tmp_path):
     assert np.array_equal(colour_of(Image.frombytes("I;16B", (17, 13), values.tobytes())), values)
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("order", ["LITTLE", "BIG"])
+def test_signed_16_bits_stay_so(tmp_path, order):
+    rasterio = pytest.importorskip("rasterio")
+    values = RNG.integers(-32768, 32767, (13, 17), dtype=np.int16, endpoint=True)
+    keys = {"width": 17, "height": 13, "count": 1, "dtype": "int16", "nodata": -9999, "endianness": order}
+    with rasterio.open(tmp_path / "in.tif", "w", driver="GTiff", **keys) as file:
+        file.write(values, 1)
+    picture = read_picture(tmp_path / "in.tif")
+    assert colour_of(picture.image).dtype == np.int16
+    assert np.array_equal(colour_of(picture.image), values)
+    new = np.flip(values)
+    result = with_colour(picture.image, new, HOLE)
+    write_picture(tmp_path / "out.tif", Picture(result, picture.extras), picture.image, HOLE)
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert (file.dtypes, file.nodata) == (("int16",), -9999)
+        assert np.array_equal(file.read(1), np.where(HOLE, new, values))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_unsigned_32_bits_are_refused(tmp_path):
+    """Pillow reads and writes them as signed."""
+    rasterio = pytest.importorskip("rasterio")
+    keys = {"width": 17, "height": 13, "count": 1, "dtype": "uint32", "driver": "GTiff"}
+    with rasterio.open(tmp_path / "a.tif", "w", **keys) as file:
+        file.write(np.full((13, 17), 2**32 - 1, np.uint32), 1)
+    with pytest.raises(InputError, match=r"a\.tif: TIFF of unsigned 32-bit integers.*igll\[geo\]"):
+        read_picture(tmp_path / "a.tif")
+    with (
+        Image.open(tmp_path / "a.tif") as image,
+        pytest.raises(InputError, match=r"image: TIFF of unsigned 32.*give the array"),
+    ):
+        colour_of(image)
+
+
+def test_deep_grey_as_older_pillow_opens_it():
+    """In 32 bits."""
+    image = sample("I")
+    assert colour_of(image).dtype == np.int32
+    image.format = "PNG"
+    assert colour_of(image).dtype == np.uint16
+    assert np.array_equal(colour_of(image), GREY.astype(np.uint16) * 251)
+
+
 def deep_png(path: Path, colour_type: int, samples: int) -> None:
     """A 16-bit PNG, which Pillow cannot write."""
     rows = RNG.integers(0, 65536, (4, 5 * samples), dtype=np.uint16).astype(">u2")
