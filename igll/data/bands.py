@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igll.data.files import FILTERS, FloatArray, full_scale
+from igll.data.gdal_names import file_name
 from igll.errors import InputError
 
 
@@ -71,10 +72,11 @@ def _read(path: Path, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
+    name = file_name(path)
     try:
         with FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            opened = rasterio.open(path)
+            opened = rasterio.open(name)
         with opened as raster:
             kinds = raster.colorinterp
             bands = [band for band in raster.indexes if kinds[band - 1] != ColorInterp.alpha]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from igll.data.gdal_names import file_name
 from igll.errors import InputError
 from igll.geo.box import Box
 from igll.geo.missing_values import BoolArray, data_bands, missing_values
-from igll.geo.raster import file_name, open_raster, raster_errors, reading
+from igll.geo.raster import open_raster, raster_errors, reading
 
 # In pixels of the other raster; 0 would be exact, but GDAL's virtual warping does not take it.
 _WARP_TOLERANCE = 1e-3

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from igll.data.files import HOLE_COLOURS
+from igll.data.gdal_names import vector_file_name
 from igll.errors import InputError
 from igll.geo.box import Box, stored_blocks
 from igll.geo.grid import AlignedRaster, bounds_of, placed, short_crs, why_no_crs
 from igll.geo.missing_values import BoolArray, missing_values
-from igll.geo.raster import file_name, one_line, raster_errors, reading
+from igll.geo.raster import one_line, raster_errors, reading
 
 VECTOR_SUFFIXES = (".geojson", ".json", ".geojsonl", ".gpkg", ".shp", ".fgb", ".gml", ".kml")
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R BT.601 in 65,536ths, as Pillow has them
@@ -167,7 +168,7 @@ def _read_shapes(path: Path, scene: Any) -> npt.NDArray[np.object_]:
 
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    source = file_name(path)
+    source = vector_file_name(path)
     try:
         names = [str(name) for name, geometry in pyogrio.list_layers(source) if geometry is not None]
         if len(names) > 1:

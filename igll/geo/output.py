@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igll.data.gdal_names import file_name
 from igll.errors import InputError, OutputError
 from igll.geo.box import Box, stored_blocks
 from igll.geo.fillable import fillable_bands
@@ -24,7 +25,7 @@ from igll.geo.layout import cog_options, geotiff_options, is_cog, is_kept_as_it_
 from igll.geo.metadata import copy_domains, differing_metadata, drop_statistics, write_lost_domains
 from igll.geo.missing_values import alpha_bands, has_mask, nodata_of
 from igll.geo.overviews import build_overviews
-from igll.geo.raster import file_name, open_quietly, open_raster, reading
+from igll.geo.raster import open_quietly, open_raster, reading
 from igll.geo.temporaries import drop_needless_side_file, publish, rename_side_files, temporary_beside
 from igll.geo.value_range import ValueRange
 from igll.geo.verify import Scene, find_fault

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from igll.data.gdal_names import file_name
 from igll.errors import InputError
 
 _LONGEST = 300
@@ -33,28 +34,6 @@ def open_quietly(path: Path | str, mode: str = "r", **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         return rasterio.open(file_name(path), mode, **options)
-
-
-def file_name(path: Path | str) -> Path | str:
-    """A file's name such that GDAL and rasterio open that file, and not what they read into its name.
-
-    To them ``zip:a.tif`` is a member of an archive, ``http:a.tif`` a page and ``GTIFF_DIR:1:a.tif`` a
-    directory of another file. Text, and what is no file and in no folder, passes as it is.
-
-    Args:
-        path: A path that may be absent if its folder is there; or text that GDAL is to interpret.
-
-    Raises:
-        InputError: Its bytes are no UTF-8, which GDAL's names are.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{path}: has a name that is not UTF-8, which GDAL cannot open; rename it") from None
-    if not isinstance(path, Path) or ":" not in path.parts[0]:
-        return path
-    within_folder = len(path.parts) > 1 and path.parent.is_dir()
-    return f"./{path}" if path.exists() or within_folder else path
 
 
 @contextmanager

@@ -216,6 +216,15 @@ def test_files_that_cannot_be_read(tmp_path):
     refused(path, "cannot be read as a raster")
 
 
+@pytest.mark.parametrize("name", ["zip:tiles/a.tif", "http:a.tif", "GTIFF_DIR:1:a.tif"])
+def test_files_whose_names_say_something_else_to_gdal(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    values, path = levels("uint16"), Path(name)
+    path.parent.mkdir(exist_ok=True)
+    save(tmp_path / "a.tif", values).rename(path)
+    assert np.array_equal(read_bands(path, 4), (values.transpose(1, 2, 0) / 65535).astype(np.float32))
+
+
 def test_files_that_are_too_large_to_be_read_whole(tmp_path, monkeypatch):
     path = save(tmp_path / "a.tif", levels("uint8"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)

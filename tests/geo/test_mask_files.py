@@ -289,6 +289,30 @@ def test_masks_whose_names_say_something_to_gdal(
         holes(scene, masks=with_alpha(Path("what?.tif"), marked_HW))
 
 
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".shp", ".fgb"])
+def test_vector_files_whose_names_say_something_to_pyogrio(
+    suffix: str, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the files that belong to them: the CRS of a Shapefile is in another."""
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    north = NORTH + 10_000_000  # as counted for the southern hemisphere
+    box = shapely.to_wkb(shapely.box(WEST + 600, north - 700, WEST + 900, north - 640))
+    plain, path = tmp_path / "plain", Path("zip:x!") / f"a!b;c{suffix}"
+    plain.mkdir()
+    pyogrio.raw.write(
+        plain / f"mask{suffix}", np.array([box], dtype=object), field_data=[], fields=[],
+        geometry_type="Polygon", crs="EPSG:32718",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    path.parent.mkdir()
+    for part in plain.iterdir():
+        part.rename(path.with_suffix(part.suffix))
+    expected = np.zeros(SHAPE, dtype=bool)
+    expected[64:70, 60:90] = True
+    for named in (path, path.absolute()):
+        assert (holes(scene, masks=named) == expected).all()
+
+
 @pytest.mark.parametrize("kind", ["control points", "RPCs"])
 def test_scenes_without_a_grid_say_by_what_they_are_placed(kind: str, tmp_path: Path) -> None:
     place: dict[str, Any] = {"crs": None, "rpcs": coefficients()}
