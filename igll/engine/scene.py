@@ -321,7 +321,7 @@ def _scaling(level: Level, options: SceneOptions, filler: Filler, work: Path) ->
         return Scaling(tuple(noted["low_C"]), tuple(noted["high_C"]))
     count = len(level.bands)
     if options.stretch == "full":
-        scaling = full_scaling(level.values, level.bands)
+        scaling = full_scaling(level.values, level.classes, level.bands)
     elif options.stretch == "auto" and filler.limits is not None:
         scaling = Scaling((filler.limits[0],) * count, (filler.limits[1],) * count)
     else:

@@ -104,16 +104,31 @@ def _sample(values: Path, classes: Path, bands: Sequence[int]) -> NDArray[Any]:
     return np.concatenate(sample, axis=1) if sample else np.empty((len(bands), 0))
 
 
-def full_scaling(values: Path, bands: Sequence[int]) -> Scaling:
-    """A scaling by the full range of the raster's type: 0 … 255, 0 … 65,535; for floats, 0 … 1.
+def full_scaling(values: Path, classes: Path, bands: Sequence[int]) -> Scaling:
+    """A scaling by the range of the raster's type from 0 on: to 255, 65,535, 32,767 of int16; 1 of floats.
+
+    Looks for values below 0 where :func:`percentile_scaling` looks.
+
+    Args:
+        values: The scene.
+        classes: Its class raster.
+        bands: Numbers of its bands, from 1.
 
     Raises:
-        InputError: The type is signed, so that its full range says nothing.
+        InputError: The scene cannot be read; or its type is signed and of more than 16 bits, or known values
+            are below 0, so that its full range says nothing.
     """
     with open_raster(values) as scene:
         kinds = [np.dtype(scene.dtypes[band - 1]) for band in bands]
     for kind in kinds:
-        if kind.kind == "i":
+        if kind.kind == "i" and kind.itemsize > 2:
             raise InputError(f"{values}: values of {kind} have no natural range; leave --stretch out")
-    highs = tuple(float(np.iinfo(kind).max) if kind.kind == "u" else 1.0 for kind in kinds)
+    if any(kind.kind == "i" for kind in kinds):
+        least = _sample(values, classes, bands).min(initial=0)
+        if least < 0:
+            raise InputError(
+                f"{values}: known values reach down to {least}, and the full range begins at 0; leave "
+                "--stretch out"
+            )
+    highs = tuple(float(np.iinfo(kind).max) if kind.kind in "ui" else 1.0 for kind in kinds)
     return Scaling((0.0,) * len(highs), highs)

@@ -241,10 +241,11 @@ def test_stretches(blind, tmp_path, stretch):
     check(scene, out, HOLE)
 
 
-def test_stretch_full_needs_a_natural_range(tmp_path, capsys):
-    scene = gapped(tmp_path / "scene.tif", values("int16"), HOLE)
+@pytest.mark.parametrize(("dtype", "reason"), [("int32", "no natural range"), ("int16", "reach down to -")])
+def test_stretch_full_needs_a_natural_range(tmp_path, capsys, dtype, reason):
+    scene = gapped(tmp_path / "scene.tif", values("int16").astype(dtype) - 2000, HOLE)
     assert call(scene, *HARMONIC, "--out", tmp_path / "filled.tif", "--stretch", "full") == 2
-    assert "no natural range" in only_line(capsys.readouterr().err)
+    assert reason in only_line(capsys.readouterr().err)
     assert names(tmp_path) == ["scene.tif"]
 
 

@@ -91,10 +91,17 @@ def test_a_span_that_cannot_be_counted_with_is_refused(tmp_path, ends):
 
 
 def test_the_full_range_of_a_type(tmp_path):
+    missing_HW = np.eye(4, dtype=bool)
+    classes = write_raster(tmp_path / "classes.tif", classes_of(missing_HW))
     deep = write_raster(tmp_path / "deep.tif", np.zeros((2, 4, 4), np.uint16))
-    assert full_scaling(deep, (1, 2)) == Scaling((0.0, 0.0), (65535.0, 65535.0))
+    assert full_scaling(deep, classes, (1, 2)) == Scaling((0.0, 0.0), (65535.0, 65535.0))
     real = write_raster(tmp_path / "real.tif", np.zeros((1, 4, 4), np.float32))
-    assert full_scaling(real, (1,)) == Scaling((0.0,), (1.0,))
-    signed = write_raster(tmp_path / "signed.tif", np.zeros((1, 4, 4), np.int16))
-    with pytest.raises(InputError, match=r"signed\.tif: values of int16 .*--stretch"):
-        full_scaling(signed, (1,))
+    assert full_scaling(real, classes, (1,)) == Scaling((0.0,), (1.0,))
+    signed = write_raster(tmp_path / "signed.tif", np.where(missing_HW, -9999, 5)[None].astype(np.int16))
+    assert full_scaling(signed, classes, (1,)) == Scaling((0.0,), (32767.0,))
+    below = write_raster(tmp_path / "below.tif", np.full((1, 4, 4), -5, np.int16))
+    with pytest.raises(InputError, match=r"below\.tif: known values reach down to -5, .*--stretch"):
+        full_scaling(below, classes, (1,))
+    wide = write_raster(tmp_path / "wide.tif", np.zeros((1, 4, 4), np.int32))
+    with pytest.raises(InputError, match=r"wide\.tif: values of int32 .*--stretch"):
+        full_scaling(wide, classes, (1,))
