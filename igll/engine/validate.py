@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,6 +65,11 @@ def all_batches(images: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, images))) for start in range(0, images, batch_size)]
 
 
+def _largest_psnr(values_B: Tensor) -> Tensor:
+    """PSNR in dB of 8-bit images, so many values of which are measured and one is off by one."""
+    return 20 * math.log10(255) + 10 * values_B.double().log10()
+
+
 @contextmanager
 def evaluating(generator: InpaintingNetwork) -> Iterator[None]:
     """The generator in evaluation mode, and afterwards as it was."""
@@ -91,9 +97,10 @@ class Validation:
 
     @torch.no_grad()
     def scores(self, generator: InpaintingNetwork) -> dict[str, float]:
-        """Mean PSNR in dB of the whole image and of the hole, over images where it is finite.
+        """Mean PSNR in dB of the whole image and of the hole.
 
-        Processes share the images, and all of them get the scores.
+        An image that was filled exactly counts as if one value were off by one of 255: left out, as its PSNR
+        is infinite, it would lower the mean. Processes share the images, and all of them get the scores.
         """
         values: dict[str, list[float]] = {"psnr_hole": [], "psnr": []}
         with evaluating(generator), failing_together():
@@ -101,8 +108,11 @@ class Validation:
                 sample: Sample = default_collate([self.dataset[number] for number in numbers])
                 result = to_unit(fill_sample(generator, sample, self.device)).cpu()
                 target = to_unit(sample["target"])
-                values["psnr_hole"] += hole_psnr(result, target, sample["mask"]).tolist()
-                values["psnr"] += psnr(result, target).tolist()
+                missing_B = sample["mask"].flatten(1).sum(1) * target.shape[1]
+                in_hole_B = hole_psnr(result, target, sample["mask"])
+                values["psnr_hole"] += in_hole_B.minimum(_largest_psnr(missing_B)).tolist()
+                whole_B = torch.full_like(missing_B, target[0].numel())
+                values["psnr"] += psnr(result, target).minimum(_largest_psnr(whole_B)).tolist()
         everybodys = gather(values)
         return {name: average([value for part in everybodys for value in part[name]]) for name in values}
 
