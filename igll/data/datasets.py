@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from igll.config import Config, DataConfig, MaskConfig
 from igll.data.bands import complete_corners, marked_in_squares, missing_pixels
 from igll.data.edge_cache import EdgeCache
+from igll.data.files import printable
 from igll.data.masks import make_mask
 from igll.data.sampler import SampleKey
 from igll.data.scene_store import SceneStore, to_unit
@@ -79,8 +80,8 @@ class InpaintingDataset(Dataset[Sample]):
         return len(self.indices)
 
     def name(self, index: int) -> str:
-        """Name of a scene."""
-        return self.source.names[self.indices[index]]
+        """Name of a scene, for people and files."""
+        return printable(self.source.names[self.indices[index]])
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         """Return one sample; only training samples ever have a stand-in."""

@@ -181,6 +181,11 @@ def png_bit_depth(path: Path) -> int | None:
     return header[24]
 
 
+def printable(name: str) -> str:
+    """A file's name as UTF-8 holds it: bytes that are none are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def full_scale(path: Path, dtype: np.dtype[Any]) -> int:
     """The stored value that is 1 unless a stretch says otherwise.
 

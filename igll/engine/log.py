@@ -255,7 +255,7 @@ class _Board:
         self._writer: SummaryWriter | None = None
         try:
             self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # the latter of a folder whose name is not UTF-8
             self._switch_off(error)
 
     def write(self, method: str, *arguments: object, **options: object) -> None:
@@ -270,9 +270,9 @@ class _Board:
         self.write("close")
         threading.excepthook = self._hook
 
-    def _switch_off(self, error: OSError) -> None:
+    def _switch_off(self, error: OSError | UnicodeEncodeError) -> None:
         self._writer = None
-        reason = error.strerror or error
+        reason = getattr(error, "strerror", None) or error
         warn(f"{self.folder}: cannot be written ({reason}); training goes on without TensorBoard")
 
     def _on_thread_error(self, failure: threading.ExceptHookArgs) -> None:

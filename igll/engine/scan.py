@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from igll.config import Config
 from igll.data.datasets import InpaintingDataset
+from igll.data.files import printable
 from igll.data.stand_ins import Replacement, Unusable, decode_replacements, none_usable
 from igll.distributed import failing_together, gather, is_writer, largest
 from igll.engine.log import RunLog, warn
@@ -69,8 +70,7 @@ class UnusableList:
 
 def _cell(text: str) -> str:
     """A text without tabs, line breaks and what UTF-8 cannot hold, as some file names have."""
-    plain = text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    return plain.encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r"))
 
 
 def check_images(

@@ -14,13 +14,13 @@ from igll.storage import replacing
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file as a whole.
+    """Write a UTF-8 text file as a whole; what UTF-8 cannot hold, as of file names, is escaped.
 
     Raises:
         OutputError: It cannot be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: Path, content: Any) -> None:

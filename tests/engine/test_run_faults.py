@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -257,6 +258,17 @@ def test_tensorboard_is_switched_off_with_one_warning(every_step, tmp_path, at_s
     (tmp_path / "second" / "tensorboard").write_text("in the way")
     assert train(every_step(), tmp_path / "second") == 0
     assert len(warnings(capsys.readouterr().err)) == 1
+
+
+def test_a_folder_whose_name_is_not_utf8_has_no_tensorboard(tmp_path, capsys):
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    run.mkdir()
+    sys.stderr.reconfigure(errors="backslashreplace")  # as Python opens it
+    with RunLog(run, 0) as log:
+        log.scalars(1, "train", {"loss": 1.0})
+    assert [line["loss"] for line in lines(run)] == [1.0]
+    (told,) = warnings(capsys.readouterr().err)
+    assert told.endswith("training goes on without TensorBoard")
 
 
 def test_a_lost_drive_that_comes_back(every_step, whole, tmp_path, at_step, capsys):

@@ -79,3 +79,11 @@ def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="Permission denied"):
         write_json(tmp_path / "metrics.json", {})
+
+
+def test_what_utf8_cannot_hold_is_escaped(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_json(tmp_path / "a.json", {"root": name})
+    write_csv(tmp_path / "a.csv", [{"image": name}])
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"root": name}
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "image\ncaf\\udce9.png\n"
