@@ -8,6 +8,7 @@ and leaves on the signals by which a terminal or a scheduler warns: 129 (SIGHUP,
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,8 +36,9 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point ``igll-train``."""
     parser = Parser("igll-train", description="Train an inpainting network.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument(
-        "--out", help="folder of the run (default: that of a run's own config.yaml; else runs/NAME-OF-CONFIG)"
+    parser.add_out(
+        "folder of the run (default: that of a run's own config.yaml; else runs/NAME-OF-CONFIG)",
+        required=False,
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on from the run's last checkpoint; begin if there is none"
@@ -51,7 +53,7 @@ def train(arguments: Sequence[str] | None = None) -> NoReturn:
         from igll.engine.run_checkpoints import run_of
         from igll.engine.train import train as run
 
-        out = Path(options.out or run_of(Path(options.config)))
+        out = options.out or run_of(Path(options.config))
         code = run(config, out, options.resume)
         if code == 0 and launch().rank == 0:
             print(f"done: {out}/checkpoints/best.pt, {out}/metrics.jsonl, {out}/sheets/")
@@ -81,11 +83,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         metavar="NAME",
         help=f"a method without training, besides eval.floors: {', '.join(get_args(ClassicalName))}",
     )
-    parser.add_argument(
-        "--out",
-        required=True,
-        help="folder for metrics.json, the table and the pictures; earlier ones are replaced",
-    )
+    parser.add_out("folder for metrics.json, the table and the pictures; earlier ones are replaced")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=OVERRIDES)
     if given and not given[0].startswith("-") and "=" not in given[0]:
         parser.error(f"{given[0]}: no such task; there are {', '.join(EVAL_COMMANDS)}, or none with --config")
@@ -99,7 +97,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> NoReturn:
         config = load_config(options.config, options.overrides)
         from igll.engine.evaluate import evaluate as run
 
-        run(config, options.checkpoint, Path(options.out), options.method or ())
+        run(config, options.checkpoint, options.out, options.method or ())
         return 0
 
     exit_with(shared(work))
@@ -118,15 +116,14 @@ def compare(arguments: Sequence[str]) -> NoReturn:
         help="method to compare, as tables or configurations call it (default: IGLL); give it twice to name "
         "one of A and one of B",
     )
-    parser.add_argument("--out", help="folder for comparison.json and comparison.md")
+    parser.add_out("folder for comparison.json and comparison.md", required=False)
     parser.add_argument("--mix", action="store_true", help="compare although images, masks or metrics differ")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         from igll.engine.compare import compare as run
 
-        out = None if options.out is None else Path(options.out)
-        run(Path(options.a), Path(options.b), options.method or ["IGLL"], out, options.mix)
+        run(Path(options.a), Path(options.b), options.method or ["IGLL"], options.out, options.mix)
         return 0
 
     exit_with(work)
@@ -139,7 +136,7 @@ def methods(arguments: Sequence[str]) -> NoReturn:
         description="Write one table per task of every method measured on it, with bootstrap intervals.",
     )
     parser.add_argument("--runs", required=True, help="folder that holds the evaluations")
-    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV and JSON")
+    parser.add_out("folder for the table as Markdown, CSV and JSON")
     parser.add_argument(
         "--reference",
         default="IGLL",
@@ -150,7 +147,7 @@ def methods(arguments: Sequence[str]) -> NoReturn:
     def work() -> int:
         from igll.engine.method_table import write_method_table
 
-        write_method_table(Path(options.runs), Path(options.out), options.reference)
+        write_method_table(Path(options.runs), options.out, options.reference)
         return 0
 
     exit_with(work)
@@ -168,13 +165,13 @@ def table3(arguments: Sequence[str]) -> NoReturn:
         description="Write Table 3 of the paper, sizes and costs of all models: counted beside printed.",
     )
     parser.add_argument("--runs", help="not read, as no run is needed; for the other tables' sake")
-    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV, LaTeX and JSON")
+    parser.add_out("folder for the table as Markdown, CSV, LaTeX and JSON")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         from igll.engine.paper_results import write_table3
 
-        return _written(write_table3(Path(options.out)), Path(options.out))
+        return _written(write_table3(options.out), options.out)
 
     exit_with(work)
 
@@ -190,15 +187,15 @@ def _paper_table(name: Literal["table2", "table4"], subject: str, arguments: Seq
         description=f"Write Table {name[-1]} of the paper, {subject}: measured beside printed.",
     )
     parser.add_argument("--runs", required=True, help="folder that holds the runs and their evaluations")
-    parser.add_argument("--out", required=True, help="folder for the table as Markdown, CSV, LaTeX and JSON")
+    parser.add_out("folder for the table as Markdown, CSV, LaTeX and JSON")
     parser.add_argument("--mix", action="store_true", help="share a table although runs are unlike; says so")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         from igll.engine.paper_results import write_paper_table
 
-        out = Path(options.out)
-        return _written(write_paper_table(name, Path(options.runs), out, options.mix), out)
+        table = write_paper_table(name, Path(options.runs), options.out, options.mix)
+        return _written(table, options.out)
 
     exit_with(work)
 
@@ -337,6 +334,8 @@ def shared(work: Callable[[], int]) -> Callable[[], int]:
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run an entry point's work and leave with the promised exit code and one clear line on failure."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: names of files may be no text
     try:
         keep_freed_memory()
         with interruptions_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,12 @@ def test_a_loader_process_that_was_killed_is_told_in_one_line(capsys):
     )
 
 
+def test_a_name_that_is_no_text_is_printed_all_the_same(capsys):
+    with pytest.raises(SystemExit) as end:
+        exit_with(lambda: print(os.fsdecode(b"done: caf\xe9")) or 0)
+    assert end.value.code == 0 and capsys.readouterr().out == "done: caf\\udce9\n"
+
+
 def test_an_interruption_that_a_library_trips_over_is_still_one(capsys):
     def work() -> int:
         try:
@@ -169,3 +176,19 @@ def test_an_error_without_an_interruption_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="second"):
         exit_with(work)
+
+
+@pytest.mark.parametrize(
+    ("entry", "task"),
+    [
+        ("train", []), ("evaluate", ["--method=harmonic"]), ("evaluate", ["table2", "--runs=a"]),
+        ("evaluate", ["table3"]), ("evaluate", ["methods", "--runs=a"]), ("evaluate", ["compare", "a", "b"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_empty_out_is_not_the_current_folder(entry: str, task: list[str], capsys):
+    config = [] if task[:1] and not task[0].startswith("-") else [f"--config={CONFIG}"]
+    with pytest.raises(SystemExit) as end:
+        getattr(cli, entry)([*task, *config, "--out="])
+    assert end.value.code == 2
+    assert "error: argument --out: is empty; name a folder; see igll-" in capsys.readouterr().err
