@@ -23,6 +23,7 @@ from igll.schema import (
     Section,
     TrainConfig,
 )
+from igll.storage import replacing
 from igll.yaml_text import MAX_CHARACTERS, YamlTextError, read_yaml, shortened, shown
 
 __all__ = [
@@ -96,9 +97,14 @@ def build_config(values: dict[str, Any], overrides: Sequence[str] = (), source: 
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration, every key included, as YAML that :func:`load_config` reads."""
+    """Write the resolved configuration, every key included, as YAML that :func:`load_config` reads.
+
+    Raises:
+        OutputError: It cannot be written; an older file stays as it was.
+    """
     text = yaml.safe_dump(config.model_dump(), sort_keys=False)
-    path.write_text("# Resolved configuration of this run, every key spelled out.\n" + text, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(f"# Resolved configuration of this run, every key spelled out.\n{text}", "utf-8")
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from igll.config import Config, all_keys, build_config, load_config, save_config
-from igll.errors import InputError
+from igll.errors import InputError, OutputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PAPER = [
@@ -315,3 +315,20 @@ def test_every_key_is_documented_with_its_default():
 def test_unsafe_yaml_is_refused(written):
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(written("seed: !!python/object/apply:os.getcwd []"))
+
+
+def test_an_older_configuration_stays_whole_if_it_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    save_config(Config(), path)
+    before, write = path.read_bytes(), Path.write_text
+
+    def half(self: Path, text: str, *arguments: str) -> int:
+        write(self, text[: len(text) // 2], *arguments)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OutputError, match=r"config\.yaml: cannot be written \(No space left"):
+        save_config(Config(seed=1), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
