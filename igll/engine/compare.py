@@ -19,6 +19,8 @@ from igll.report.tables import ORACLE_MARK, ORACLE_NOTE, Column, markdown_table,
 from igll.storage import make_folder
 
 RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
+# Differences that lie closer together, as a share of the largest or at all, differ by rounding.
+_ROUNDING, _TINY = 1e-12, 1e-100
 
 _COLUMNS = [
     Column("metric", "metric"),
@@ -96,8 +98,9 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """
     if len(values) < 2:
         return math.nan, math.nan
-    if (values == values[0]).all():  # every resample has the same mean; BCa would divide by zero
-        return float(values[0]), float(values[0])
+    if np.ptp(values) <= max(_ROUNDING * np.abs(values).max(), _TINY):
+        # Every resample has the same mean, but for rounding; BCa would divide by zero.
+        return float(values.mean()), float(values.mean())
     from scipy.stats import bootstrap
 
     interval = bootstrap(

@@ -47,6 +47,13 @@ def test_too_few_or_equal_values():
     assert bootstrap_interval(np.full(7, 0.25)) == (0.25, 0.25)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [[0.3, 0.1 + 0.2] * 20, [0.0] * 5 + [1e-200], [-1e6, -1e6 - 1e-9] * 3])
+def test_differences_that_are_equal_but_for_rounding_have_an_interval(values: list[float]):
+    low, high = bootstrap_interval(np.array(values))
+    assert low == high == pytest.approx(math.fsum(values) / len(values), rel=1e-9, abs=1e-100)
+
+
 def test_differences_and_wins():
     a = np.array([20.0, 22.0, 24.0, 25.0, math.inf, math.inf, math.nan])
     b = np.array([21.0, 25.0, 23.0, 25.0, 30.0, math.inf, 30.0])
