@@ -17,7 +17,8 @@ from igll.config import Config
 from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.engine.devices import choose_device, full_float32
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
-from igll.engine.evaluate import check_apart, classical_fill, edge_settings
+from igll.engine.evaluate import classical_fill, edge_settings
+from igll.engine.held_out import check_apart
 from igll.engine.trained import load_generator
 from igll.engine.validate import bands_shown, fill_sample, to_picture, to_unit
 from igll.engine.weights_source import find_weights

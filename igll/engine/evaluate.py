@@ -22,12 +22,13 @@ from igll.data.datasets import InpaintingDataset, Sample, build_dataset, spread
 from igll.distributed import gather, gather_rows, is_writer
 from igll.engine.devices import choose_device, filling_precision, full_float32
 from igll.engine.edge_maps import edges_needed, open_edge_cache, prepare_edge_maps, sees_ground_truth_edges
+from igll.engine.held_out import check_apart
 from igll.engine.protocol import ProtocolRecorder
 from igll.engine.trained import differing_settings, load_generator, weights_used
 from igll.engine.validate import all_batches, bands_shown, fill_sample, own_batches, to_picture, to_unit
 from igll.engine.weights_source import WeightsSource, find_weights
 from igll.errors import InputError
-from igll.metrics import MetricSuite, average, standard_error
+from igll.metrics import METRIC_NAMES, MetricSuite, average, left_out, standard_error
 from igll.models import InpaintingNetwork
 from igll.registry import TITLES
 from igll.report.figures import paint_hole, picture_sheet
@@ -95,7 +96,7 @@ def evaluate(
     if is_writer():
         make_folder(out)
     dataset = _open_data(config, device)
-    config, notes = _with_kid(config, len(dataset))
+    config = _with_kid(config, len(dataset))
     oracle = sees_ground_truth_edges(config)
 
     measured = [Method(CLASSICAL_TITLES[name], classical_fill(name)) for name in names]
@@ -120,7 +121,7 @@ def evaluate(
         "lpips_net": config.eval.lpips_net,
         "methods": {row["method"]: _numbers(row, way) for row, way in zip(rows, measured, strict=True)},
         "unavailable": suite.unavailable,
-        "notes": notes,
+        "notes": _notes(config, suite, len(dataset)),
     }
     _write(result, rows, measured, dataset, pictures, config, out)
     return result
@@ -164,20 +165,25 @@ def _origin(
     }
 
 
-def _with_kid(config: Config, images: int) -> tuple[Config, list[str]]:
-    """What to bear in mind of the set metrics; with too few images for FID, KID is measured beside it."""
-    metrics, notes = list(config.eval.metrics), []
-    if "fid" in metrics and images < SMALLEST_FID_SET:
+def _with_kid(config: Config, images: int) -> Config:
+    """Every metric once; with too few images for FID, KID is measured beside it."""
+    metrics = list(dict.fromkeys(config.eval.metrics))
+    if "fid" in metrics and images < SMALLEST_FID_SET and "kid" not in metrics:
+        metrics.insert(metrics.index("fid") + 1, "kid")
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"metrics": metrics})})
+
+
+def _notes(config: Config, suite: MetricSuite, images: int) -> list[str]:
+    """What to bear in mind of the set metrics that are measured."""
+    notes, measured = [], set(config.eval.metrics) - set(suite.unavailable)
+    if "fid" in measured and images < SMALLEST_FID_SET:
         notes.append(
             f"warning: FID over {images} images, fewer than {SMALLEST_FID_SET:,}, is biased upwards; "
             "compare it only over equally many images, and go by KID"
         )
-        if "kid" not in metrics:
-            metrics.insert(metrics.index("fid") + 1, "kid")
-    if "fd_effnet_lite0" in metrics:
+    if "fd_effnet_lite0" in measured:
         notes.append("FD-effnet-lite0 is a proxy on EfficientNet-Lite0's features; its values are not FID")
-    settings = config.eval.model_copy(update={"metrics": metrics})
-    return config.model_copy(update={"eval": settings}), notes
+    return notes
 
 
 def _suite(config: Config, device: torch.device, methods: int) -> MetricSuite:
@@ -194,35 +200,12 @@ def _suite(config: Config, device: torch.device, methods: int) -> MetricSuite:
 
 def _rows(methods: list[Method], suite: MetricSuite) -> list[dict[str, Any]]:
     """Of each method the means over the images, the set metrics, and why some have no value."""
-    means = [method.means() | suite.compute(number) for number, method in enumerate(methods)]
-    return [
-        {"method": method.name, "oracle": method.oracle, "unavailable": suite.unavailable, **values}
-        for method, values in zip(methods, means, strict=True)
-    ]
-
-
-def check_apart(config: Config, trained: Config, checkpoint: str) -> None:
-    """Refuse to measure on images that the network was trained on.
-
-    Raises:
-        InputError: The same images were split in another way in training.
-    """
-    data, before = config.data, trained.data
-    if data.name != before.name or _place(data.val_root or data.root) != _place(before.root):
-        return
-    keys = ("split_seed", "test_fraction", *(("synthetic_images",) if data.name == "synthetic" else ()))
-    changed = [key for key in keys if getattr(data, key) != getattr(before, key)]
-    if before.val_root or data.val_root:
-        changed = ["val_root"]
-    if changed:
-        raise InputError(
-            f"data.{changed[0]}: differs from the training of {checkpoint}, so test images would be among "
-            "those it was trained on; use the run's own config.yaml"
-        )
-
-
-def _place(folder: str | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser().resolve()
+    rows: list[dict[str, Any]] = []
+    for number, method in enumerate(methods):
+        row = {"method": method.name, "oracle": method.oracle, "unavailable": suite.unavailable}
+        row["left_out"] = {name: left_out(values) for name, values in method.values.items()}
+        rows.append(row | method.means() | suite.compute(number))
+    return rows
 
 
 def edge_settings(config: Config, trained: Config) -> EdgeConfig:
@@ -339,7 +322,7 @@ def _one_by_one(fill: Fill, sample: Sample) -> Tensor:
 
 def _numbers(row: dict[str, Any], method: Method) -> dict[str, Any]:
     """A method's means and standard errors for the JSON file."""
-    means = {name: value for name, value in row.items() if name not in ("method", "oracle", "unavailable")}
+    means = {name: value for name, value in row.items() if name in METRIC_NAMES}
     errors = {name: standard_error(values) for name, values in method.values.items()}
     return {**means, "standard_error": errors, "oracle_edges": method.oracle}
 

@@ -13,7 +13,7 @@ import numpy as np
 from igll.engine.compare import PairedDifference, paired_difference
 from igll.engine.results import MethodResults, Results, load_results, title_of
 from igll.errors import InputError
-from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, standard_error
+from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, average, left_out, standard_error
 from igll.report.files import write_csv, write_json, write_text
 from igll.report.tables import Column, markdown_table, metric_columns
 from igll.storage import make_folder
@@ -102,7 +102,7 @@ def _table(group: Sequence[Results], runs: Path, reference: str) -> TaskTable:
                 continue
             label = f"{name} ({results.folder.relative_to(runs)})" if name in found else name
             found[label] = method
-    order = sorted(found, key=lambda name: _quality(found[name]), reverse=True)
+    order = _best_first(found)
     methods = {name: found[name] for name in order}
     differences = {}
     if reference in methods:
@@ -128,10 +128,19 @@ def _same(one: MethodResults, other: MethodResults) -> bool:
     )
 
 
-def _quality(method: MethodResults) -> float:
-    """What methods are ordered by: PSNR in the hole; without a value they come last."""
-    value = method.means.get("psnr_hole", math.nan)
-    return -math.inf if math.isnan(value) else value
+def _best_first(methods: dict[str, MethodResults]) -> list[str]:
+    """Their names by PSNR in the hole; without a value last.
+
+    An image that one of them fills exactly is infinite there and not in its mean, so it counts for none.
+    """
+    quality = {name: method.means.get("psnr_hole", math.nan) for name, method in methods.items()}
+    finite = [name for name, mean in quality.items() if math.isfinite(mean)]
+    if finite:
+        values_MN = np.stack([methods[name].values["psnr_hole"] for name in finite])
+        shared_MN = values_MN[:, ~np.isinf(values_MN).any(0)]
+        if np.isfinite(shared_MN).any():
+            quality |= {name: average(row.tolist()) for name, row in zip(finite, shared_MN, strict=True)}
+    return sorted(methods, key=lambda name: (not math.isnan(quality[name]), quality[name]), reverse=True)
 
 
 def _markdown(table: TaskTable, reference: str) -> str:
@@ -146,6 +155,7 @@ def _markdown(table: TaskTable, reference: str) -> str:
     rows: list[dict[str, Any]] = []
     for name, method in table.methods.items():
         row: dict[str, Any] = {"method": name, "oracle": method.oracle, **method.means}
+        row["left_out"] = {metric: left_out(values.tolist()) for metric, values in method.values.items()}
         for metric in paired:
             difference = table.differences.get(name, {}).get(metric)
             row[f"paired_{metric}"] = "–" if difference is None else _interval(difference, metric)

@@ -7,7 +7,7 @@ from igll.metrics.names import (
     SET_METRICS,
     MetricUnavailableError,
 )
-from igll.metrics.suite import MetricSuite, average, standard_error
+from igll.metrics.suite import MetricSuite, average, left_out, standard_error
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -17,5 +17,6 @@ __all__ = [
     "MetricSuite",
     "MetricUnavailableError",
     "average",
+    "left_out",
     "standard_error",
 ]

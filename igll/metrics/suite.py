@@ -205,6 +205,14 @@ def average(values: Sequence[float]) -> float:
     return measured[0] if measured else math.nan
 
 
+def left_out(values: Sequence[float]) -> tuple[int, ...]:
+    """Which of the values `average` leaves out for being infinite."""
+    measured = [value for value in values if not math.isnan(value)]
+    if not any(map(math.isfinite, measured)):
+        return ()
+    return tuple(place for place, value in enumerate(values) if math.isinf(value))
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of `average`, over its finite values; NaN for fewer than two."""
     finite = [value for value in values if math.isfinite(value)]

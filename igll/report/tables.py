@@ -1,8 +1,9 @@
 """Results tables for a terminal and for Markdown.
 
-A row is a mapping from column keys to numbers or words, with two keys of its own:
-``oracle`` (true if the method was given edges of the ground truth) and ``unavailable``
-(a mapping from columns to the reason why they have no value).
+A row is a mapping from column keys to numbers or words, with three keys of its own:
+``oracle`` (true if the method was given edges of the ground truth), ``unavailable``
+(a mapping from columns to the reason why they have no value) and ``left_out`` (a mapping from columns
+to the numbers of the images that the method filled exactly, and that its mean lacks).
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def metric_columns(names: Iterable[str]) -> list[Column]:
 def markdown_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """A Markdown table: best values bold, oracle rows marked, missing values numbered to their reasons.
 
-    The best value is sought among rows without oracle edges. Footnotes follow the table.
+    The best value is sought among rows without oracle edges, where these are means of the same images.
+    Footnotes follow the table.
     """
     cells, notes = _cells(rows, columns, best="**{}**", missing="{} <sup>{}</sup>")
     cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
@@ -130,7 +132,26 @@ def _cells(
     for number, (reason, titles) in enumerate(reasons.items(), start=1):
         names = ", ".join(title.rstrip(" ↑↓") for title in titles)
         notes.append(f"[{number}] {names}: {reason}")
-    return lines, notes
+    return lines, [*notes, *_notes_on_means(rows, columns)]
+
+
+def _notes_on_means(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Which means lack images that were filled exactly."""
+    notes = []
+    for column in columns:
+        counts = [(row[columns[0].key], len(row.get("left_out", {}).get(column.key, ()))) for row in rows]
+        if any(count for _, count in counts):
+            lacking = ", ".join(f"{name} {count}" for name, count in counts if count)
+            others = "" if _of_same_images(rows, column) else "; the means are of different images"
+            title = column.title.rstrip(" ↑↓")
+            notes.append(f"{title}: images filled exactly are infinite, and left out of {lacking}{others}")
+    return notes
+
+
+def _of_same_images(rows: Sequence[Row], column: Column) -> bool:
+    """Whether the rows without oracle edges that have a value are means of the same images."""
+    measured = [row for row in rows if not row.get("oracle") and not _absent(row.get(column.key))]
+    return len({tuple(row.get("left_out", {}).get(column.key, ())) for row in measured}) < 2
 
 
 def _absent(value: Any) -> bool:
@@ -141,7 +162,7 @@ def _best(rows: Sequence[Row], column: Column) -> str | None:
     """The best printed value among rows without oracle edges, if there is something to compare."""
     values = [row.get(column.key) for row in rows if not row.get("oracle")]
     numbers = [value for value in values if isinstance(value, (int, float)) and not _absent(value)]
-    if column.best is None or len(numbers) < 2:
+    if column.best is None or len(numbers) < 2 or not _of_same_images(rows, column):
         return None
     return _printed(max(numbers) if column.best == "highest" else min(numbers), column)
 

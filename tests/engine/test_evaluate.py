@@ -6,6 +6,7 @@ import csv
 import gc
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from igll.engine.train import train
 from igll.engine.trained import load_generator
 from igll.engine.validate import fill_sample
 from igll.errors import InputError
+from igll.metrics import MetricSuite
 from igll.weights import BEST, SHIPPED
 
 
@@ -188,8 +190,13 @@ def test_lpips_with_the_real_squeeze_weights(small, run, tmp_path: Path, shared:
 def test_fid_of_few_images_warns_and_brings_kid(small, run, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     checkpoint = run()
+    config = small(eval={"metrics": ["fid", "psnr"]})
+    assert evaluate(config, checkpoint, tmp_path / "absent")["notes"] == [], (
+        "without Inception there is no FID"
+    )
+    monkeypatch.setattr(MetricSuite, "unavailable", {})
     capsys.readouterr()
-    result = evaluate(small(eval={"metrics": ["fid", "psnr"]}), checkpoint, tmp_path / "eval")
+    result = evaluate(config, checkpoint, tmp_path / "eval")
     note = f"warning: FID over {result['images']} images, fewer than 2,048, is biased upwards"
     assert len(result["notes"]) == 1 and result["notes"][0].startswith(note)
     stored = json.loads((tmp_path / "eval" / "metrics.json").read_text())
@@ -404,3 +411,21 @@ def test_a_missing_package_is_told_before_any_work(
         code, error = called(capsys, *given, *arguments)
         assert code == 2 and error.count("\n") == 1 and not (tmp_path / "eval").exists()
         assert error.startswith(f"error: {method}: needs the package") and f'"igll[{extra}]"' in error
+
+
+def test_names_that_are_not_utf8_and_images_that_are_filled_exactly(small, tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, grey in ((b"caf\xe9.png", 90), (b"cafe.png", 91)):
+        Image.new("RGB", (32, 32), (grey,) * 3).save(folder / os.fsdecode(name))
+    Image.effect_noise((32, 32), 60).convert("RGB").save(folder / "noise.png")
+    config = small(
+        data={"name": "folder", "root": str(tmp_path), "val_root": str(folder)},
+        eval={"metrics": ["psnr_hole", "psnr_hole"], "floors": []},
+    )
+    evaluate(config, None, tmp_path / "eval", ["mean_of_known"])
+    results = load_results(tmp_path / "eval")
+    assert results.images == ["cafe.png", "caf\\udce9.png", "noise.png"]
+    table = (tmp_path / "eval" / "table.md").read_text(encoding="utf-8")
+    assert table.count("PSNR hole \u2191") == 1
+    assert "PSNR hole: images filled exactly are infinite, and left out of mean of known 2\n" in table

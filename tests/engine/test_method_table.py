@@ -184,3 +184,13 @@ def test_command(write_results, tmp_path: Path, capsys):
     with pytest.raises(InputError, match="it was changed, evaluate again"):
         write_method_table(runs, out, "IGLL")
     assert not out.exists()
+
+
+def test_an_image_that_one_method_fills_exactly_moves_none_up_or_down(write_results, tmp_path: Path, capsys):
+    free = {"harmonic (Laplace)": {"psnr_hole": [math.inf, 31.0, 30.0], "lpips": [0.0, 0.1, 0.1]}}
+    write_results("runs/a", free | {"IGLL": {"psnr_hole": [70.0, 30.0, 29.0], "lpips": [0.1, 0.2, 0.2]}})
+    (task,) = write_method_table(tmp_path / "runs", tmp_path / "tables", "igll")
+    assert list(task.methods) == ["harmonic (Laplace)", "IGLL"]
+    text = capsys.readouterr().out
+    assert " 30.50 |" in text and " 43.00 |" in text and "**43.00**" not in text
+    assert "left out of harmonic (Laplace) 1; the means are of different images" in text

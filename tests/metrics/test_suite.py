@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from igll.errors import InputError
-from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, MetricSuite, average, image
+from igll.metrics import HIGHER_IS_BETTER, METRIC_NAMES, MetricSuite, average, image, left_out
 
 
 class Means(nn.Module):
@@ -190,6 +190,11 @@ def test_averages():
     assert average([1.0, math.nan, math.inf, 3.0]) == 2.0
     assert average([math.inf, math.nan]) == math.inf
     assert math.isnan(average([math.nan])) and math.isnan(average([]))
+
+
+def test_what_a_mean_leaves_out_is_told():
+    assert left_out([math.inf, 1.0, math.nan, math.inf]) == (0, 3)
+    assert left_out([math.inf, math.nan]) == left_out([math.nan, 1.0]) == left_out([]) == ()
 
 
 def test_importing_the_package_does_not_import_the_heavy_libraries():

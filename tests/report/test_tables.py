@@ -82,3 +82,15 @@ def test_bars_in_names_do_not_break_markdown():
 
 def test_infinite_values_print():
     assert "inf" in text_table([{"method": "x", "psnr_hole": math.inf}], COLUMNS)
+
+
+def test_means_of_different_images_have_no_best():
+    rows = [{**ROWS[0], "left_out": {"psnr_hole": (0, 4)}}, {**ROWS[1], "left_out": {"psnr_hole": ()}}]
+    note = "PSNR hole: images filled exactly are infinite, and left out of mean of known 2; "
+    table = markdown_table(rows, COLUMNS)
+    assert "**16.50**" not in table and "**0.1510**" in table
+    assert table.endswith(f"\n{note}the means are of different images\n")
+    alike = text_table([{**row, "left_out": {"psnr_hole": (0, 4)}} for row in rows], COLUMNS)
+    assert "16.50*" in alike and "left out of mean of known 2, IGLL 2\n" in alike
+    apart = text_table([rows[1], {**ROWS[0], "left_out": {}}, {**rows[0], "oracle": True}], COLUMNS)
+    assert "16.50*" in apart and "left out of mean of known 2\n" in apart
