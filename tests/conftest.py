@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from igll.data import sources
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,3 +19,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real images and weights are not here ({SHARED} is absent)")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scenes_rendered_once() -> Iterator[None]:
+    """Embedded scenes depend on seed and size alone; drawing them takes longer than a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "render_scene", cache(sources.render_scene))
+        yield
