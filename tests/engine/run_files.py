@@ -17,11 +17,18 @@ import torch
 from igll.engine.checkpoint import load_checkpoint
 from tests.engine.conftest import QUICKSTART
 
-# Loads everything once, and then runs programs with arguments of igll-train in processes forked from it.
+SCENES = 10
+
+# Loads everything and renders the scenes once, and then runs programs with arguments of igll-train in
+# processes forked from it. A first optimiser would load torch._dynamo, which takes longer than a run.
 _NURSERY = """
-import json, os, signal, sys, traceback
-import torch, torch.utils.tensorboard
+import functools, json, os, signal, sys, traceback
+import torch, torch._dynamo, torch.utils.tensorboard
 import igll.cli, igll.config, igll.engine.train, igll.registry
+from igll.data import sources
+sources.render_scene = functools.cache(sources.render_scene)
+for seed in range(int(sys.argv[1])):
+    sources.render_scene(seed, 256)
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -93,8 +100,9 @@ class Nursery:
         self._started: list[int] = []
         self._files = {"out": str(folder / "out.txt"), "err": str(folder / "err.txt")}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-c", _NURSERY, str(SCENES)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def start(self, arguments: list[str], program: str = MAIN) -> int:
         """Start one, the leader of its own process group; its number."""
@@ -139,7 +147,7 @@ class Nursery:
 def arguments(folder: Path, run: str, *more: str) -> list[str]:
     """A small real training through the shipped quickstart config; goes on if there is something."""
     overrides = [
-        "model.width=4", "discriminator.width=4", "data.crop_size=32", "data.synthetic_images=10",
+        "model.width=4", "discriminator.width=4", "data.crop_size=32", f"data.synthetic_images={SCENES}",
         "data.workers=0", "train.batch_size=2", "train.max_steps=30", "train.checkpoint_every=1",
         "train.log_every=1", "train.eval_every=10", "train.eval_images=2", "train.sheet_every=15",
         "losses.svd_leading=4", "edges.detector=sobel", "device=cpu", f"edges.cache={folder / 'maps'}",
