@@ -168,8 +168,13 @@ InpaintingDataset.__getitem__ = stuck
 )
 
 
+# How long the loader waits for each worker to end by itself: 5 s as it comes.
+IMPATIENT = "import torch.utils.data._utils as loader\nloader.MP_STATUS_CHECK_INTERVAL = 1.0\n"
+
+
 def test_a_stuck_worker_keeps_nobody_from_leaving(nursery, tmp_path: Path):
-    pid = nursery.start(endless(tmp_path, "data.workers=2", "train.checkpoint_every=3"), STUCK_IN_READ)
+    more = ["data.workers=2", "train.checkpoint_every=3"]
+    pid = nursery.start(endless(tmp_path, *more), IMPATIENT + STUCK_IN_READ)
     first_checkpoint(tmp_path)
     workers = children(pid)
     begun = time.monotonic()
