@@ -1,14 +1,16 @@
-"""What test_processes.py compares: run as ``python -m tests.engine.processes FOLDER RANK SIZE``.
+"""What test_processes.py compares: run as ``python -m tests.engine.processes FOLDER``.
 
-Every process writes what it found to ``FOLDER/RANK_of_SIZE.pt``.
+One process, and two that train together, each write what they found to ``FOLDER/RANK_of_SIZE.pt``.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import sys
 import time
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from igll.config import Config, build_config
-from igll.data import datasets
+from igll.data import datasets, sources
 from igll.data.datasets import InpaintingDataset
 from igll.data.sampler import SampleKey, StepSampler
 from igll.distributed import gather, gather_rows
@@ -237,5 +239,23 @@ def main(folder: Path, rank: int, size: int) -> None:
         dist.destroy_process_group()
 
 
+def main_of_all(folder: Path) -> bool:
+    """All three, forked when modules are loaded and scenes are rendered; whether all ended well."""
+    import_module("torch._dynamo")  # which every first optimiser would load
+    sources.render_scene = cache(sources.render_scene)
+    training, testing, _ = open_data(config_of(folder, RUN))
+    for dataset in (training, testing):
+        for index in dataset.indices:
+            dataset.source.load(index)
+    sizes = ((0, 1), (0, 2), (1, 2))
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=main, args=(folder, *place)) for place in sizes]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return all(process.exitcode == 0 for process in processes)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    sys.exit(not main_of_all(Path(sys.argv[1])))
