@@ -7,8 +7,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
+from igll import cli
 from igll.config import TrainConfig, load_config
 from igll.engine import step as stepping
 from igll.engine import train as engine
@@ -370,11 +369,8 @@ def test_shipped_configs_train_one_step_through_the_entry_point(tmp_path: Path, 
         f"edges.weights={weights / 'table5_pidinet.pth'}", f"edges.cache={tmp_path / 'maps'}",
     ]  # fmt: skip
     path = QUICKSTART.with_name(f"{config}.yaml")
-    done = subprocess.run(
-        [sys.executable, "-c", "from igll.cli import train; train()",
-         "--config", str(path), "--out", str(tmp_path / "run"), *overrides],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as end:
+        cli.train(["--config", str(path), "--out", str(tmp_path / "run"), *overrides])
+    assert end.value.code == 0
     resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert resolved["data"]["name"] == name and resolved["train"]["betas"] == [0.5, 0.9]
