@@ -162,9 +162,10 @@ def _fill_picture(inpainter: Inpainter | None, filler: Filler, job: Job, request
         image = fill_in_tiles(picture.image, mask_HW, job.out, request.scenes, filler)
     else:
         edge_HW = None if job.edges is None else read_image(job.edges, channels=1)[:, :, 0]
-        reference_HWC = None if job.reference is None else read_image(job.reference)
+        # As stored: a stretch that the model was trained with is the reference's too.
+        reference = None if job.reference is None else read_picture(job.reference).image
         try:
-            image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference_HWC)
+            image = inpainter.inpaint(picture.image, mask_HW, edges=edge_HW, reference=reference)
         except InputError as error:
             raise InputError(f"{job.image}: {error}") from None
     write_picture(job.out, Picture(image, picture.extras), picture.image, mask_HW)

@@ -32,10 +32,9 @@ COLOUR = RNG.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 GREY = COLOUR[:, :, 0]
 
 
-def checkpoint(path: Path, prior: str) -> Path:
-    config = build_config(
-        {"model": {"width": 4, "structure_prior": prior}, "edges": {"detector": "sobel"}, "device": "cpu"}
-    )
+def checkpoint(path: Path, prior: str, **data) -> Path:
+    model = {"width": 4, "structure_prior": prior}
+    config = build_config({"model": model, "data": data, "edges": {"detector": "sobel"}, "device": "cpu"})
     with torch.random.fork_rng():
         torch.manual_seed(5)
         generator = build_generator(config.model)
@@ -248,6 +247,17 @@ def test_an_oracle_model_with_a_guide(oracle, tmp_path, guide):
     assert infer(request(oracle, tmp_path, **{guide: tmp_path / guide})) == 0
     given = other[:, :, 0] if guide == "edges" else other
     wanted = igll.load(oracle, "cpu").inpaint(COLOUR, HOLE, **{guide: given})
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), wanted)
+
+
+def test_a_reference_is_stretched_as_the_image_is(tmp_path):
+    model = checkpoint(tmp_path / "stretched.pt", "reference", stretch=[0, 3000])
+    deep = GREY.astype(np.uint16) * 10
+    save(tmp_path / "images/a.png", deep)
+    save(tmp_path / "masks/a.png", HOLE)
+    save(tmp_path / "reference/a.png", deep[::-1].copy())
+    assert infer(request(model, tmp_path, reference=tmp_path / "reference")) == 0
+    wanted = igll.load(model, "cpu").inpaint(deep, HOLE, reference=deep[::-1].copy())
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), wanted)
 
 
