@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from igll.distributed import size
+
 # What schedulers send some time before they end a job, and a terminal when it is closed; not on every system.
 _WARNINGS = [
     signal.Signals[name] for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)
@@ -26,7 +28,9 @@ class StopRequest:
     A second SIGINT or SIGTERM ends the process at once; SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU never do. What
     was ignored of them stays so, as SIGHUP under nohup.
 
-    Use as a context manager; outside it the signals do what they did before.
+    Use as a context manager; outside it the signals do what they did before. After an error in one of several
+    processes SIGINT and SIGTERM do nothing: torchrun sends them as soon as one process has ended, and the
+    others have still to say why.
 
     Attributes:
         exit_code: 128 and the first signal's number once one came, else None.
@@ -45,9 +49,11 @@ class StopRequest:
             signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
+        failing_among_others = kind is not None and size() > 1
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            deaf = failing_among_others and number in _ENDINGS
+            signal.signal(number, signal.SIG_IGN if deaf else handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code is None:

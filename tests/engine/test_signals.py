@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from igll.engine import signals
 from igll.engine.signals import EXIT_CODES, StopRequest
+from igll.errors import ProcessEndedError
 from tests.engine.run_files import MAIN, Nursery, alive, arguments, children, kill, last_of
 
 CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGUSR1": 138, "SIGUSR2": 140, "SIGTERM": 143, "SIGXCPU": 152}
@@ -213,6 +215,25 @@ def test_handlers_are_as_before_afterwards():
             assert stop.exit_code == 138
         assert signal.getsignal(signal.SIGUSR1) is mine
         assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_in_one_of_several_processes_is_told_before_signals_count_again(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+):
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    monkeypatch.setattr(signals, "size", lambda: processes)
+    try:
+        with pytest.raises(ProcessEndedError), StopRequest():
+            raise ProcessEndedError("another process of this run ended")
+        deaf = {} if processes == 1 else dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN)
+        assert {number: signal.getsignal(number) for number in EXIT_CODES} == before | deaf
+        with StopRequest():
+            pass
+        assert {number: signal.getsignal(number) for number in EXIT_CODES} == before | deaf
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
