@@ -164,7 +164,8 @@ def _picture_values(picture: Image.Image, name: str, stretch: Stretch | None) ->
     if values.dtype.name == _WIDE and stretch is None:
         raise InputError(
             f"{name}: 32-bit integers (mode I), of which full scale says nothing; give stretch=(low, high), "
-            "or 16 bits: a file, or an array of uint16 or int16"
+            "or 16 bits: a file, or an array of uint16 or int16 (with igll[geo] installed, igll-infer fills "
+            "TIFFs of 32 bits)"
         )
     return values
 
