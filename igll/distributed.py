@@ -16,6 +16,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -55,6 +56,9 @@ def joined() -> Iterator[None]:
     if launch().size == 1:
         yield
         return
+    # Optimisers load this module, and its functions take the group that there is then as a default: loaded
+    # within the block, it keeps the group's threads alive, which abort a process that is shutting down.
+    import_module("torch.distributed.nn.functional")
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     except ValueError as error:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -74,3 +79,35 @@ def test_an_environment_that_does_not_say_where_to_meet_is_refused(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(InputError, match=r"WORLD_SIZE=2 .*MASTER_ADDR.* torchrun"), distributed.joined():
         pass
+
+
+# The first step of an optimiser loads modules that take the group there is as a default.
+PARTED = r"""
+import os
+import torch
+from igll.distributed import joined, largest
+
+def threads():
+    tasks = os.listdir("/proc/self/task")
+    return sum("gloo" in open(f"/proc/self/task/{task}/comm").read() for task in tasks)
+
+with joined():
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.sum().backward()
+    torch.optim.Adam([weight]).step()
+    largest(1)
+    within = threads()
+print(f"{within > 0} {threads()}\n", end="")  # at once: the other process prints too
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc tells of threads")
+def test_parted_processes_keep_no_thread_that_could_end_them():
+    """One that outlives the group aborts its process now and then, when the interpreter shuts down."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    done = subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", PARTED],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True 0"] * 2
