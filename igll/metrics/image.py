@@ -101,7 +101,7 @@ def check_images(prediction_BCHW: Tensor, target_BCHW: Tensor) -> None:
     for name, image_BCHW in (("prediction", prediction_BCHW), ("target", target_BCHW)):
         if not image_BCHW.is_floating_point():
             raise InputError(f"{name}: needs floating point values in [0, 1], these are {image_BCHW.dtype}")
-        low, high = (float(value) for value in torch.aminmax(image_BCHW))
+        low, high = torch.stack(torch.aminmax(image_BCHW)).tolist()  # at once: each waits for a GPU
         if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
             raise InputError(
                 f"{name}: values must lie in [0, 1], these reach from {low:g} to {high:g}; "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.models.discriminator import Discriminator, Judgement, Norm, Rectangle, frame_of
+from igll.models.spectral import spectral_norm
 
 
 class PatchDiscriminator(nn.Module):
@@ -38,9 +39,9 @@ class PatchDiscriminator(nn.Module):
         sizes = [image_channels + edge, width, 2 * width, 4 * width, 8 * width, 1]
         self.layers = nn.ModuleList()
         for level, stride in enumerate((2, 2, 2, 1, 1)):
-            convolution: nn.Module = nn.Conv2d(sizes[level], sizes[level + 1], 4, stride, 1, bias=False)
+            convolution = nn.Conv2d(sizes[level], sizes[level + 1], 4, stride, 1, bias=False)
             if norm == "spectral":
-                convolution = nn.utils.parametrizations.spectral_norm(convolution)
+                convolution = spectral_norm(convolution)
             inner = 0 < level < 4
             middle = nn.BatchNorm2d(sizes[level + 1]) if norm == "batch" and inner else nn.Identity()
             self.layers.append(nn.Sequential(convolution, middle))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from igll.errors import InputError
+from igll.models.spectral import spectral_norm
 
 Norm = Literal["none", "batch", "spectral"]
 
@@ -57,9 +58,9 @@ class StridedNet(nn.Module):
         self.batch_norm = norm == "batch"
         self.layers = nn.ModuleList()
         for level in range(depth):
-            convolution: nn.Module = nn.Conv2d(sizes[level], sizes[level + 1], 5, 2, 2)
+            convolution = nn.Conv2d(sizes[level], sizes[level + 1], 5, 2, 2)
             if norm == "spectral":
-                convolution = nn.utils.parametrizations.spectral_norm(convolution)
+                convolution = spectral_norm(convolution)
             middle = nn.BatchNorm2d(sizes[level + 1]) if self.batch_norm and level else nn.Identity()
             self.layers.append(nn.Sequential(convolution, middle, nn.LeakyReLU(0.2)))
         self.project = nn.Linear(sizes[-1] * self.GRID**2, 512)
@@ -157,16 +158,14 @@ def frame_of(image_BCHW: Tensor, edge_B1HW: Tensor | None, edge: bool) -> Tensor
 
 @contextmanager
 def weights_once(network: nn.Module) -> Iterator[None]:
-    """Inside, spectrally normalised weights are computed once for all passes, in full precision.
+    """Inside, spectrally normalised weights are computed once for all passes.
 
     A power iteration belongs to an update, not to a pass (Miyato et al. 2018, algorithm 1).
     """
     with parametrize.cached():
-        device = next(network.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            for module in network.modules():
-                if parametrize.is_parametrized(module, "weight"):
-                    _ = module.weight  # computed now, and remembered until the end
+        for module in network.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                _ = module.weight  # computed now, and remembered until the end
         yield
 
 
