@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.discriminator import Discriminator, Judgement, Norm, Rectangle, frame_of
+from igll.models.discriminator import Discriminator, HalvingConv2d, Judgement, Norm, Rectangle, frame_of
 from igll.models.spectral import spectral_norm
 
 
@@ -41,7 +41,7 @@ class PatchDiscriminator(nn.Module):
         for level, stride in enumerate((2, 2, 2, 1, 1)):
             convolution = nn.Conv2d(sizes[level], sizes[level + 1], 4, stride, 1, bias=False)
             if norm == "spectral":
-                convolution = spectral_norm(convolution)
+                spectral_norm(convolution)
             inner = 0 < level < 4
             middle = nn.BatchNorm2d(sizes[level + 1]) if norm == "batch" and inner else nn.Identity()
             self.layers.append(nn.Sequential(convolution, middle))
@@ -85,7 +85,7 @@ class Critic(nn.Module):
         self.edge = edge
         self.mixes = False
         sizes = [image_channels + edge, *(min(2**level, 4) * width for level in range(6))]
-        self.layers = nn.ModuleList(nn.Conv2d(inner, outer, 5, 2, 2) for inner, outer in pairwise(sizes))
+        self.layers = nn.ModuleList(HalvingConv2d(*channels) for channels in pairwise(sizes))
         self.judge = nn.Linear(sizes[-1] * self.GRID**2, 1)
 
     def forward(

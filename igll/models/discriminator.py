@@ -40,6 +40,23 @@ class Judgement(NamedTuple):
     local_features: list[Tensor]
 
 
+class HalvingConv2d(nn.Conv2d):
+    """A 5 × 5 convolution of stride 2, in full precision where it sees a single pixel on a CPU.
+
+    There the gradient of the weights that oneDNN computes in 16 bits is wrong, or no number (torch 2.13).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 5, 2, 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, out_channels, H / 2, W / 2), rounded up."""
+        if input.device.type != "cpu" or input.shape[-2:] != (1, 1):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
 class StridedNet(nn.Module):
     """Stride-2 5 × 5 convolutions down to a vector of 512 features, for any input size.
 
@@ -58,9 +75,9 @@ class StridedNet(nn.Module):
         self.batch_norm = norm == "batch"
         self.layers = nn.ModuleList()
         for level in range(depth):
-            convolution = nn.Conv2d(sizes[level], sizes[level + 1], 5, 2, 2)
+            convolution = HalvingConv2d(sizes[level], sizes[level + 1])
             if norm == "spectral":
-                convolution = spectral_norm(convolution)
+                spectral_norm(convolution)
             middle = nn.BatchNorm2d(sizes[level + 1]) if self.batch_norm and level else nn.Identity()
             self.layers.append(nn.Sequential(convolution, middle, nn.LeakyReLU(0.2)))
         self.project = nn.Linear(sizes[-1] * self.GRID**2, 512)

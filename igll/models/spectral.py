@@ -14,7 +14,7 @@ _FIRST_ITERATIONS = 15
 _SMALLEST = 1e-12
 
 
-def spectral_norm(convolution: nn.Conv2d) -> nn.Conv2d:
+def spectral_norm(convolution: nn.Conv2d) -> None:
     """Let a convolution divide its weight by the largest singular value that the weight has as a matrix.
 
     It is what :func:`torch.nn.utils.parametrizations.spectral_norm` does, with the same state and the same
@@ -23,7 +23,6 @@ def spectral_norm(convolution: nn.Conv2d) -> nn.Conv2d:
     Source: Miyato et al. 2018, algorithm 1.
     """
     parametrize.register_parametrization(convolution, "weight", SpectralNorm(convolution.weight))
-    return convolution
 
 
 class SpectralNorm(nn.Module):

@@ -15,10 +15,12 @@ torchs_own = nn.utils.parametrizations.spectral_norm
 SHAPES = [(5, 3, 4, 4), (2, 7, 3, 2), (4, 6, 1, 1)]
 
 
-def convolution(normalise: Callable[[nn.Conv2d], nn.Module], shape: tuple[int, ...], dtype: torch.dtype):
+def convolution(normalise: Callable[[nn.Conv2d], object], shape: tuple[int, ...], dtype: torch.dtype):
     torch.manual_seed(3)
     outputs, inputs, *kernel = shape
-    return normalise(nn.Conv2d(inputs, outputs, tuple(kernel), dtype=dtype))
+    layer = nn.Conv2d(inputs, outputs, tuple(kernel), dtype=dtype)
+    normalise(layer)
+    return layer
 
 
 def steps(layer: nn.Module, count: int) -> list[Tensor]:
