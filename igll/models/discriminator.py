@@ -41,7 +41,7 @@ class Judgement(NamedTuple):
 
 
 class HalvingConv2d(nn.Conv2d):
-    """A 5 × 5 convolution of stride 2, in full precision where it sees a single pixel on a CPU.
+    """A 5 × 5 convolution of stride 2, in full precision under autocast where a CPU gives it a single column.
 
     There the gradient of the weights that oneDNN computes in 16 bits is wrong, or no number (torch 2.13).
     """
@@ -51,10 +51,12 @@ class HalvingConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, out_channels, H / 2, W / 2), rounded up."""
-        if input.device.type != "cpu" or input.shape[-2:] != (1, 1):
+        on_cpu = input.device.type == "cpu"
+        if not on_cpu or input.shape[-1] > 1 or not torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+            weight = self.weight  # once: a spectral norm iterates every time
+            return self._conv_forward(input.to(weight.dtype), weight, self.bias)
 
 
 class StridedNet(nn.Module):

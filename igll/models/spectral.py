@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -48,10 +49,14 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight, (O, I, H, W)."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with _without_autocast(weight.device.type):
             u_O, v_K, sigma = self._iterate(weight) if self.training else self._remembered(weight)
             normalised: Tensor = _Division.apply(weight, u_O, v_K, sigma)
             return normalised
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What a weight that is assigned is kept as: itself, to be normalised."""
+        return weight
 
     @torch.no_grad()
     def _iterate(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,8 +100,15 @@ class _Division(torch.autograd.Function):
         return _from_rows(across_OK, normalised), None, None, None
 
 
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """A context; the meta device, for one, knows no autocast."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 def _is_channels_last(weight: Tensor) -> bool:
-    return not weight.is_contiguous()
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _rows(tensor: Tensor, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igll.models.spectral import spectral_norm
+from igll.models.spectral import SpectralNorm, spectral_norm
 
 torchs_own = nn.utils.parametrizations.spectral_norm
 SHAPES = [(5, 3, 4, 4), (2, 7, 3, 2), (4, 6, 1, 1)]
@@ -100,9 +100,41 @@ def test_two_passes_before_one_backward_pass() -> None:
         )
 
 
-def test_autocast_does_not_reach_it() -> None:
-    layer, plain = (convolution(spectral_norm, (5, 3, 4, 4), torch.float32) for _ in range(2))
+def test_autocast_does_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU it would change no operation; on CUDA, products."""
+    layer = convolution(spectral_norm, (5, 3, 4, 4), torch.float32)
+    iterate, found = SpectralNorm._iterate, []
+
+    def noted(self: SpectralNorm, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found.append(torch.is_autocast_enabled("cpu"))
+        return iterate(self, weight)
+
+    monkeypatch.setattr(SpectralNorm, "_iterate", noted)
     with torch.autocast("cpu", torch.bfloat16):
-        weight = layer.weight
-    assert weight.dtype == torch.float32
-    assert torch.equal(weight, plain.weight)
+        assert layer.weight.dtype == torch.float32
+    assert found == [False]
+
+
+def test_weights_that_are_parts_of_others() -> None:
+    """Their memory is in neither order."""
+    ours, theirs = (convolution(made, (5, 3, 4, 4), torch.float64) for made in (spectral_norm, torchs_own))
+    name = "parametrizations.weight.original"
+    values = torch.randn(5, 6, 4, 4, dtype=torch.float64)
+    for layer in (ours, theirs):
+        copied = values.clone()[:, ::2]
+        layer.load_state_dict({**layer.state_dict(), name: copied}, assign=True)
+    for found, expected in zip(steps(ours, 3), steps(theirs, 3), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+def test_assigned_weights_are_normalised_too() -> None:
+    ours, theirs = (convolution(made, (5, 3, 4, 4), torch.float64) for made in (spectral_norm, torchs_own))
+    other = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    ours.weight, theirs.weight = other, other
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=1e-13)
+
+
+def test_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        layer = convolution(spectral_norm, (5, 3, 4, 4), torch.float32)
+    assert layer.weight.shape == (5, 3, 4, 4) and layer.weight.is_meta
