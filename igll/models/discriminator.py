@@ -177,14 +177,16 @@ def frame_of(image_BCHW: Tensor, edge_B1HW: Tensor | None, edge: bool) -> Tensor
 
 @contextmanager
 def weights_once(network: nn.Module) -> Iterator[None]:
-    """Inside, spectrally normalised weights are computed once for all passes.
+    """Inside, spectrally normalised weights are computed once for all passes, in full precision.
 
     A power iteration belongs to an update, not to a pass (Miyato et al. 2018, algorithm 1).
     """
     with parametrize.cached():
-        for module in network.modules():
-            if parametrize.is_parametrized(module, "weight"):
-                _ = module.weight  # computed now, and remembered until the end
+        device = next(network.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            for module in network.modules():
+                if parametrize.is_parametrized(module, "weight"):
+                    _ = module.weight  # computed now, and remembered until the end
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,9 +26,7 @@ def spectral_norm(convolution: nn.Conv2d) -> None:
 
 
 class SpectralNorm(nn.Module):
-    """Divides a weight by its largest singular value, in full precision under autocast too.
-
-    In training every call goes one power iteration on.
+    """Divides a weight by its largest singular value; in training every call goes one power iteration on.
 
     Args:
         weight: (O, I, H, W), from which the iteration starts.
@@ -49,10 +46,9 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight, (O, I, H, W)."""
-        with _without_autocast(weight.device.type):
-            u_O, v_K, sigma = self._iterate(weight) if self.training else self._remembered(weight)
-            normalised: Tensor = _Division.apply(weight, u_O, v_K, sigma)
-            return normalised
+        u_O, v_K, sigma = self._iterate(weight) if self.training else self._remembered(weight)
+        normalised: Tensor = _Division.apply(weight, u_O, v_K, sigma)
+        return normalised
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What a weight that is assigned is kept as: itself, to be normalised."""
@@ -98,13 +94,6 @@ class _Division(torch.autograd.Function):
         along = torch.vdot(gradient_OK.flatten(), _rows(normalised, normalised).flatten())
         across_OK = torch.addcmul(gradient_OK, (along * u_O)[:, None], v_K[None], value=-1).div_(sigma)
         return _from_rows(across_OK, normalised), None, None, None
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """A context; the meta device, for one, knows no autocast."""
-    if not torch.amp.is_autocast_available(device_type):
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def _is_channels_last(weight: Tensor) -> bool:

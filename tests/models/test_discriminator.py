@@ -18,7 +18,9 @@ from igll.models.discriminator import (
     Rectangle,
     StridedNet,
     hole_rectangles,
+    weights_once,
 )
+from igll.models.spectral import SpectralNorm
 from igll.registry import build_discriminator
 
 WIDTH = 4
@@ -200,6 +202,21 @@ def test_one_pass_is_one_power_iteration_at_every_layer() -> None:
             _ = layer.weight
     for found, expected in zip(directions(net), directions(other), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_autocast_does_not_reach_weights_that_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU it would change none of their operations; on CUDA, products."""
+    iterate, found = SpectralNorm._iterate, []
+
+    def noted(self: SpectralNorm, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found.append(torch.is_autocast_enabled("cpu"))
+        return iterate(self, weight)
+
+    net = discriminator("spectral")
+    monkeypatch.setattr(SpectralNorm, "_iterate", noted)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), weights_once(net):
+        net(images(16, 16), edges(16, 16))
+    assert found == [False] * 11
 
 
 def largest_singular_values(net: nn.Module) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igll.models.spectral import SpectralNorm, spectral_norm
+from igll.models.spectral import spectral_norm
 
 torchs_own = nn.utils.parametrizations.spectral_norm
 SHAPES = [(5, 3, 4, 4), (2, 7, 3, 2), (4, 6, 1, 1)]
@@ -98,21 +98,6 @@ def test_two_passes_before_one_backward_pass() -> None:
         torch.testing.assert_close(
             original.grad, apart.parametrizations.weight.original.grad, rtol=0, atol=1e-13
         )
-
-
-def test_autocast_does_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU it would change no operation; on CUDA, products."""
-    layer = convolution(spectral_norm, (5, 3, 4, 4), torch.float32)
-    iterate, found = SpectralNorm._iterate, []
-
-    def noted(self: SpectralNorm, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found.append(torch.is_autocast_enabled("cpu"))
-        return iterate(self, weight)
-
-    monkeypatch.setattr(SpectralNorm, "_iterate", noted)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer.weight.dtype == torch.float32
-    assert found == [False]
 
 
 def test_weights_that_are_parts_of_others() -> None:
