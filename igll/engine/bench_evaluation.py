@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,14 @@ from igll.engine.devices import full_float32
 from igll.engine.evaluate import Method, classical_fill, measure_methods
 from igll.engine.protocol import ProtocolRecorder
 from igll.metrics import METRIC_NAMES, MetricSuite
+from igll.metrics.distribution import untrained_inception
+from igll.metrics.names import MetricUnavailableError
 
 SIDE: Final = 256  # of the images, the paper's
 AROUND: Final = "all but the metrics"
 TOGETHER: Final = "all metrics"
 ROWS: Final = (AROUND, *METRIC_NAMES, TOGETHER)
+_ON_INCEPTION = ("fid", "kid")
 _SEED = 0
 
 
@@ -42,7 +46,8 @@ def measure_evaluation(
         bar: Shows what is being worked on; moves on by one per row.
 
     Yields:
-        A row for each of ``ROWS``; one that cannot be measured gives the reason.
+        A row for each of ``ROWS``; one that cannot be measured gives the reason, and ``untrained`` names the
+        metrics that were measured with random weights for want of Inception's.
     """
     batch = config.eval.batch_size
     images = _images(batch)
@@ -84,14 +89,20 @@ def _metrics(
     limit: float,
 ) -> Row:
     """Some metrics on one batch, again and again."""
-    suite = MetricSuite(
-        names, config.eval.lpips_net, config.allow_download, device, fd_weights=config.eval.fd_weights
-    )
+    settings, weights = config.eval, config.eval.fd_weights
+    suite = MetricSuite(names, settings.lpips_net, config.allow_download, device, fd_weights=weights)
+    untrained = [name for name in _ON_INCEPTION if name in suite.unavailable]
+    if untrained:
+        with suppress(MetricUnavailableError):  # then the suite's own reason stands
+            network = untrained_inception()
+            suite = MetricSuite(names, settings.lpips_net, False, device, network, weights)
     reasons = suite.unavailable
     left_out = {"left_out": list(reasons)} if len(names) > 1 else {}
     if len(reasons) == len(names):
         return {"status": FAILED, "reason": next(iter(reasons.values()))}
-    return {**_timed(lambda: suite.update(*images), device, len(images[0]), rounds, limit), **left_out}
+    untrained = [name for name in untrained if name not in reasons]
+    times = _timed(lambda: suite.update(*images), device, len(images[0]), rounds, limit)
+    return {**times, **left_out, "untrained": untrained}
 
 
 def _around(config: Config, device: torch.device, rounds: int, limit: float) -> Row:

@@ -7,6 +7,7 @@ so only values over equally many can be compared; KID (Binkowski et al. 2018) is
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from igll.metrics.names import MetricUnavailableError
 from igll.metrics.weights import cached_weights, read_weights
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+_FEATURES = ("inception-v3-compat", ["2048"])  # what is asked of torch-fidelity
 _KID_SUBSET, _KID_SUBSETS, _KID_SEED = 1000, 100, 0
 _BLOCK = 64  # feature vectors that are added up at once
 
@@ -212,8 +214,7 @@ def inception(allow_download: bool = False) -> nn.Module:
     Raises:
         MetricUnavailableError: The weights or the package torch-fidelity are missing, or damaged.
     """
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise MetricUnavailableError('needs the package torch-fidelity: pip install "igll[fid]"')
+    _require_torch_fidelity()
     path = cached_weights(INCEPTION_URL, allow_download)
     # torch-fidelity unpickles this file without restrictions; what the restricted reader accepts is safe.
     read_weights(path)
@@ -222,9 +223,38 @@ def inception(allow_download: bool = False) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         try:
-            return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+            return NoTrainInceptionV3(*_FEATURES, str(path))
         except RuntimeError as error:
             raise MetricUnavailableError(f"{path.name} does not hold the weights its name says") from error
+
+
+def untrained_inception() -> nn.Module:
+    """The network of :func:`inception` with random weights: it takes as long, and its features mean nothing.
+
+    Raises:
+        MetricUnavailableError: The package torch-fidelity is missing.
+    """
+    _require_torch_fidelity()
+    prepare_torchvision()
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    class Untrained(NoTrainInceptionV3):
+        """Keeps the weights that it starts with, where its parent insists on a file."""
+
+        def load_state_dict(self, *_: Any, **__: Any) -> None:
+            """Nothing."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Untrained(*_FEATURES, empty)  # type: ignore[arg-type]  # its loader takes files too
+
+
+def _require_torch_fidelity() -> None:
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise MetricUnavailableError('needs the package torch-fidelity: pip install "igll[fid]"')
 
 
 class _Given(nn.Module):

@@ -220,16 +220,20 @@ def evaluation_title(row: Mapping[str, Any]) -> str:
 
 def _evaluation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The speed of every metric; one that was not measured gives its reason."""
-    shown, left_out = [], []
+    shown, left_out, untrained = [], [], []
     for row in rows:
         if row["status"] == _MEASURED:
             numbers = {"median": 1e3 / row["images_per_second"], "rate": row["images_per_second"]}
             shown.append({"name": row["name"], **numbers})
             left_out += row.get("left_out", [])
+            untrained += row.get("untrained", [])
         else:
             reason = f"{row['status']}: {row['reason']}"
             shown.append({"name": row["name"], "unavailable": dict.fromkeys(("median", "rate"), reason)})
     note = f" All metrics: without {', '.join(left_out)}." if left_out else ""
+    if untrained:
+        names = ", ".join(dict.fromkeys(untrained))
+        note += f" {names}: Inception with random weights, for want of the trained ones; it takes as long."
     return [
         f"## Evaluation: {evaluation_title(rows[0])}",
         markdown_table(shown, _EVALUATION).rstrip(),

@@ -107,12 +107,8 @@ def check_training(row: dict) -> None:
 
 def check_evaluation(rows: list[dict]) -> None:
     assert [row["name"] for row in rows] == ["all but the metrics", *METRIC_NAMES, "all metrics"]
-    absent = {
-        "lpips": "squeezenet",
-        "fid": "inception",
-        "kid": "inception",
-        "fd_effnet_lite0": "efficientnet",
-    }
+    absent = {"lpips": "squeezenet", "fd_effnet_lite0": "efficientnet"}
+    untrained = {"fid": ["fid"], "kid": ["kid"], "all metrics": ["fid", "kid"]}
     for row in rows:
         assert (row["size"], row["batch"]) == (256, 2)
         if row["name"] in absent:
@@ -120,6 +116,7 @@ def check_evaluation(rows: list[dict]) -> None:
             continue
         assert row["status"] == "measured" and len(row["seconds"]) == 2
         assert row["images_per_second"] == 2 / row["seconds_median"] > 0
+        assert row.get("untrained", []) == untrained.get(row["name"], [])
     assert rows[-1]["left_out"] == list(absent)
 
 
@@ -135,6 +132,15 @@ def test_metrics_with_weights_are_measured_and_slow_ones_skipped(shared: Path, m
         assert [row["status"] for row in rows] == ["measured"] * 3
         rows = list(bench_evaluation.measure_evaluation(config, cpu, 1, 1e-9, bar))
     assert all(row["status"] == "skipped" and "--limit" in row["reason"] for row in rows)
+
+
+def test_without_inception_s_package_there_is_nothing_to_measure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(bench_evaluation, "ROWS", ("fid",))
+    with tqdm(disable=True) as bar:
+        config = build_config({"eval": {"batch_size": 1}})
+        (row,) = bench_evaluation.measure_evaluation(config, torch.device("cpu"), 1, 60.0, bar)
+    assert row["status"] == "n/a" and 'pip install "igll[fid]"' in row["reason"]
 
 
 def test_cases_go_from_small_to_large_with_the_networks_side_by_side(tiny: BenchRequest):

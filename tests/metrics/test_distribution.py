@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from igll.errors import InputError
 from igll.metrics import MetricUnavailableError, distribution
-from igll.metrics.distribution import SetDistances, inception
+from igll.metrics.distribution import SetDistances, inception, untrained_inception
 
 
 class Bins(nn.Module):
@@ -144,22 +144,25 @@ def test_missing_weights_and_package_are_named(inception_file, monkeypatch):
         inception()
 
 
-def test_weights_in_the_cache_are_used(inception_file, monkeypatch):
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
-
-    with monkeypatch.context() as patch:  # stand-in weights: the network as it is initialised
-        patch.setattr(Network, "load_state_dict", lambda *_: None)
-        patch.setattr(
-            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {}
-        )
-        torch.manual_seed(0)
-        stand_in = Network("inception-v3-compat", ["2048"])
+def test_weights_in_the_cache_are_used(inception_file):
+    stand_in = untrained_inception()
+    with torch.no_grad():
+        stand_in.fc.weight.fill_(0.5)
     torch.save(stand_in.state_dict(), inception_file)
     images = (torch.rand(2, 3, 32, 32) * 255).to(torch.uint8)
     network = inception()
     features = network(images)
     assert features.shape == (2, 2048)
+    assert torch.equal(features, stand_in(images))
     assert torch.equal(network.fc.weight, stand_in.fc.weight)
+
+
+def test_the_untrained_network_is_the_same_each_time_and_leaves_random_numbers_alone():
+    before = torch.get_rng_state()
+    weights, again = (untrained_inception().state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(weight, again[name]) for name, weight in weights.items())
+    assert weights["Mixed_7c.branch1x1.conv.weight"].std() > 0
 
 
 class _Bomb:
