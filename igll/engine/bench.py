@@ -49,7 +49,7 @@ class BenchRequest:
         parts: Out of ``PARTS``.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         compiled: Measure torch.compile beside eager.
-        graphs: Measure CUDA graphs beside eager; CUDA alone.
+        graphs: Measure CUDA graphs beside eager, and of compiled passes if these are measured; CUDA alone.
         amp: Measure bfloat16 by autocast beside float32; CUDA alone.
         memory: Measure memory.
         rounds: Timed passes of each case.
@@ -149,6 +149,7 @@ class BenchRequest:
     def cases(self) -> list[Case]:
         """Everything to time, small before large, networks side by side."""
         modes = ["eager", *["compiled"] * self.compiled, *["graph"] * self.graphs]
+        modes += ["compiled graph"] * (self.compiled and self.graphs)
         precisions = ("fp32", "bf16") if self.amp else ("fp32",)
         frames = sorted(product(set(self.sizes), set(self.batches)), key=lambda frame: (frame[0], frame[1]))
         return [

@@ -37,7 +37,8 @@ class Case(NamedTuple):
         size: Side of the images in pixels.
         batch: Images at once.
         hole: Missing pixels in percent, a key of ``cost.HOLES``.
-        mode: ``eager``, ``compiled``, or ``graph``, a CUDA graph of the pass, the hole's lists given.
+        mode: ``eager``; ``compiled``; ``graph``, a CUDA graph of the pass, the hole's lists given; or
+            ``compiled graph``, the same of a compiled pass.
         precision: ``fp32``, or ``bf16`` by autocast.
     """
 

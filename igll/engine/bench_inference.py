@@ -116,7 +116,7 @@ class Runner:
     def replay_of(self, roof: Roof) -> Callable[[], None]:
         """What a roof is timed by, after a first replay: a CUDA graph where the pass is one."""
         roof.replay()
-        return Recorded(roof.replay, self.settings.device) if self.case.mode == "graph" else roof.replay
+        return Recorded(roof.replay, self.settings.device) if self._graph is not None else roof.replay
 
     def prepare(self) -> None:
         """Record the convolutions in a first, eager pass, compile or capture if asked to, and warm up.
@@ -138,13 +138,22 @@ class Runner:
         if self.case.mode == "compiled":
             self._network = torch.compile(self._generator, dynamic=False)
             self.compile_seconds = clock(device, self.forward)
-        if self.case.mode == "graph":
-            layout = self._generator.layout(self._inputs.mask_B1HW, whole_frame=False)
-            given = None if layout is None else layout.to(device)
-            fill = partial(self._generator.fill, *self._inputs, given)
-            self._graph = Recorded(partial(_pass, fill, self.case, device), device)
+        if self.case.mode in ("graph", "compiled graph"):
+            self._graph = self._record()
         for _ in range(self.settings.warmup - 1):
             self._timed()
+
+    def _record(self) -> Recorded:
+        """A CUDA graph of a pass that is given the hole's lists, compiled before if asked to."""
+        device, fill = self.settings.device, self._generator.fill
+        layout = self._generator.layout(self._inputs.mask_B1HW, whole_frame=False)
+        given = None if layout is None else layout.to(device)
+        if self.case.mode == "compiled graph":
+            fill = torch.compile(fill, dynamic=False)
+        work = partial(_pass, partial(fill, *self._inputs, given), self.case, device)
+        if self.case.mode == "compiled graph":
+            self.compile_seconds = clock(device, work)
+        return Recorded(work, device)
 
     def round(self) -> None:
         """Time one pass, one replay of its convolutions and one of the network's layers."""

@@ -13,6 +13,11 @@ from igll.errors import InputError
 
 Row = dict[str, Any]
 MEASURED, SKIPPED, FAILED = "measured", "skipped", "n/a"
+_FAILING = {
+    "compiled": "torch.compile: ",
+    "graph": "CUDA graph: ",
+    "compiled graph": "CUDA graph of torch.compile: ",
+}
 
 
 def clock(device: torch.device, work: Callable[[], object]) -> float:
@@ -114,7 +119,7 @@ class Guarded:
         if is_out_of_memory(error):
             skip(self._row, f"out of memory: {_first_line(error)}")
             return True
-        where = {"compiled": "torch.compile: ", "graph": "CUDA graph: "}.get(self._row["mode"], "")
+        where = _FAILING.get(self._row["mode"], "")
         self._row["status"], self._row["reason"] = FAILED, f"{where}{_first_line(error)}"
         return True
 

@@ -154,6 +154,8 @@ def test_cases_go_from_small_to_large_with_the_networks_side_by_side(tiny: Bench
     assert {case.precision for case in replace(tiny, device="cuda", amp=True).cases()} == {"fp32", "bf16"}
     modes = [case.mode for case in replace(tiny, models=("igll",), device="cuda", graphs=True).cases()]
     assert modes == ["eager", "graph"] * (len(modes) // 2)
+    both = replace(tiny, models=("igll",), device="cuda", compiled=True, graphs=True)
+    assert [case.mode for case in both.cases()] == ["eager", "compiled", "graph", "compiled graph"]
 
 
 def test_all_names_that_a_config_knows_are_the_default(tmp_path: Path):

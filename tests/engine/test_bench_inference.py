@@ -215,9 +215,12 @@ def test_a_compiled_network_is_what_is_timed(monkeypatch: pytest.MonkeyPatch):
     assert len(passes) == 1 + 1 + 3  # compiling, warm-up, rounds
 
 
-def test_a_graph_is_of_a_pass_that_is_given_its_lists_and_of_the_roofs(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("mode", ["graph", "compiled graph"])
+def test_a_graph_is_of_a_pass_that_is_given_its_lists_and_of_the_roofs(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+):
     """On a CPU what a graph would record is called instead."""
-    recorded, waited = [], []
+    recorded, waited, compiled = [], [], []
 
     def record(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
         recorded.append([])
@@ -226,8 +229,14 @@ def test_a_graph_is_of_a_pass_that_is_given_its_lists_and_of_the_roofs(monkeypat
     layout = Generator.layout
     monkeypatch.setattr(bench_inference, "Recorded", record)
     monkeypatch.setattr(Generator, "layout", lambda *of, **how: waited.append(of) or layout(*of, **how))
-    (row,) = measured([Case("igll", 64, 1, 25, "graph")], rounds=3, warmup=2)
+    monkeypatch.setattr(
+        torch, "compile", lambda fill, dynamic: lambda *inputs: compiled.append(fill(*inputs))
+    )
+    (row,) = measured([Case("igll", 64, 1, 25, mode)], rounds=3, warmup=2)
     assert row["status"] == "measured" and row["layer_ratio"] > 0
+    # Compiling is one pass, that which a graph records and those of the rounds the others.
+    assert len(compiled) == (1 + 1 + 3 if mode == "compiled graph" else 0)
+    assert (row["compile_seconds"] is not None) == (mode == "compiled graph")
     assert [len(times) for times in recorded] == [1 + 3, 3, 3]
     # Counting, the layers' list, the first pass and the graph's: no round works lists out.
     assert len(waited) == 4
