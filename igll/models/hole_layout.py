@@ -14,15 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igll.models.tokens import Packed, pack, put_rows, take_rows, to_device, to_feature, to_tokens
+from igll.models.tokens import CACHE_LINE, Packed, pack, put_rows, take_rows, to_device, to_feature, to_tokens
 from igll.models.uncompiled import uncompiled
 
 # Offsets (row, column) of a 3 × 3 patch, row-major; OFFSETS[8 - i] is the reverse of OFFSETS[i].
 OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 # Around this share of the grid, cutting the window out costs more than it saves.
 _NEARLY_ALL = 0.9
-# Sources are a multiple of this: matrices whose rows fill cache lines, in float32, multiply faster.
-_ROW = 16
 
 
 class Window(NamedTuple):
@@ -188,7 +186,7 @@ class HoleLayout(NamedTuple):
         hole_BN, centre_B1HW = hole_B1HW.flatten(1), valid_patches(hole_B1HW)
         centre_BN = centre_B1HW.flatten(1)
         source_B1HW = F.max_pool2d(centre_B1HW.float(), (1, 3), stride=1, padding=(0, 1))
-        holes, sources = pack(hole_BN), pack(source_B1HW.flatten(1) > 0, _ROW)
+        holes, sources = pack(hole_BN), pack(source_B1HW.flatten(1) > 0, CACHE_LINE)
         has_background_B = ~hole_BN.all(1)
         window, canvas = (_window(hole_B1HW, margin) for margin in margins) if margins else (None, None)
         return cls(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
+from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,10 +13,11 @@ from torch import Tensor, nn
 
 from igll.models.attention import GlobalAttention, one_token
 from igll.models.hole_layout import OFFSETS, HoleLayout, framed
-from igll.models.strips import diagonal_sum, gather_strips, sum_rows
+from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
 from igll.models.tokens import take_rows, to_feature, to_tokens
 
 SCORE_BUDGET = 64 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
+_IN_CACHE = 4 * 1024 * 1024  # of them, on a CPU, which go through several steps without leaving its cache
 
 
 class ChannelGate(nn.Module):
@@ -229,17 +233,32 @@ class FlexibleFeatureSimilarity(nn.Module):
         asking_BXS, source_BYS = matching.asking_BXS[:, first : last + 1], matching.source_BYS
         neighbour_BMO = (layout.foreground.neighbour_BMO[:, some] - first).clamp(0, last - first)
         weight_BMO, sources = matching.weight_BMO[:, some], source_BYS.shape[1]
-        parts = []
-        for start, stop in _pieces(sources, asking_BXS.shape[0] * asking_BXS.shape[1]):
-            left = max(start - 1, 0)
-            product_BXY = asking_BXS @ source_BYS[:, left : stop + 1].transpose(1, 2)
+        barred_B1Y, scale_B1Y = matching.barred_BY[:, None], sharpness * matching.scale_BY[:, None]
+        score_BMY: Tensor | None = None
+        for columns in parts(sources, _at_once(source_BYS) // asking_BXS.shape[:2].numel()):
+            product_BXY = asking_BXS @ source_BYS[:, columns.seen].transpose(1, 2)
             product_BXY = diagonal_sum(product_BXY.to(weight_BMO.dtype))
-            parts.append(sum_rows(product_BXY, neighbour_BMO, weight_BMO)[..., start - left : stop - left])
-        score_BMY = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
-        return torch.addcmul(matching.barred_BY[:, None], score_BMY, sharpness * matching.scale_BY[:, None])
+            some_BMY = sum_rows(product_BXY, neighbour_BMO, weight_BMO)[..., columns.inner]
+            some_BMY = torch.addcmul(barred_B1Y[..., columns.kept], some_BMY, scale_B1Y[..., columns.kept])
+            if some_BMY.shape[2] == sources:
+                return some_BMY
+            if score_BMY is None:
+                score_BMY = some_BMY.new_empty(*some_BMY.shape[:2], sources)
+            score_BMY[..., columns.kept] = some_BMY
+        assert score_BMY is not None  # noqa: S101  (narrows for the type checker)
+        return score_BMY
 
     def _shares(self, score_BMY: Tensor) -> Tensor:
-        """How much of each source a token takes (step 4)."""
+        """How much of each source a token takes (step 4); without gradients in the scores' place."""
+        batch, _, sources = score_BMY.shape
+        rows = max(1, _at_once(score_BMY) // max(1, batch * sources))
+        if rows >= score_BMY.shape[1]:
+            return self._chosen(score_BMY)
+        for some_BMY in score_BMY.split(rows, 1):
+            some_BMY.copy_(self._chosen(some_BMY))
+        return score_BMY
+
+    def _chosen(self, score_BMY: Tensor) -> Tensor:
         if self.select == "softmax":
             return score_BMY.softmax(2)
         return torch.zeros_like(score_BMY).scatter(2, score_BMY.argmax(2, keepdim=True), 1.0)
@@ -247,19 +266,21 @@ class FlexibleFeatureSimilarity(nn.Module):
     def _paste(self, matching: Matching, layout: HoleLayout) -> Tensor:
         """What each hole token becomes (steps 2 to 5), some tokens at a time where memory asks."""
         foreground, source_BYS = layout.foreground, matching.source_BYS
+        batch, sources = source_BYS.shape[:2]
         strip_BXS = torch.zeros_like(matching.asking_BXS)
-        for start, stop in _pieces(layout.holes.index_BM.shape[1], source_BYS.shape[0] * source_BYS.shape[1]):
+        for start, stop in _pieces(layout.holes.index_BM.shape[1], batch * sources):
             share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
             first, last = _span(foreground.slot_2M, slice(start, stop), strip_BXS.shape[1])
-            for low, high in _pieces(last + 1 - first, source_BYS.shape[0] * source_BYS.shape[1]):
-                left, right = max(low - 1, 0), min(high + 1, last + 1 - first)
-                place_BX = foreground.place_BX[:, first + left : first + right]
-                here_BX = foreground.is_hole_BX[:, first + left : first + right]
-                here_BX = here_BX & (start <= place_BX) & (place_BX < stop)
-                place_BX = (place_BX - start).clamp(0, stop - start - 1)
-                share_BXY = diagonal_sum(sum_rows(share_BMY, place_BX[..., None], here_BX[..., None]))
-                share_BXY = share_BXY[:, low - left : high - left].to(source_BYS.dtype)
-                strip_BXS[:, first + low : first + high] += share_BXY @ source_BYS
+            place_BX = foreground.place_BX[:, first : last + 1]
+            here_BX = foreground.is_hole_BX[:, first : last + 1] & (start <= place_BX) & (place_BX < stop)
+            place_BX = (place_BX - start).clamp(0, stop - start - 1)
+            height, width = _tile(batch, last + 1 - first, sources, _at_once(source_BYS))
+            for rows, columns in product(parts(last + 1 - first, height), parts(sources, width)):
+                share_BXY = take_rows(share_BMY[..., columns.seen], place_BX[:, rows.seen])
+                share_BXY = diagonal_sum(share_BXY.mul_(here_BX[:, rows.seen, None]))
+                share_BXY = share_BXY[:, rows.inner, columns.inner].to(source_BYS.dtype)
+                some = slice(first + rows.kept.start, first + rows.kept.stop)
+                strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]
         # A strip at the token above covers the token with its last element, one below with its first.
         element_T = torch.arange(2, -1, -1, device=strip_BXS.device)
         covering_BM1 = foreground.is_neighbour_BMO.sum(2, keepdim=True).clamp_min(1)
@@ -280,3 +301,18 @@ def _pieces(count: int, each: int) -> Iterator[tuple[int, int]]:
     step = max(1, count if torch.is_grad_enabled() else SCORE_BUDGET // each)
     for start in range(0, max(1, count), step):
         yield start, min(start + step, count)
+
+
+def _at_once(tensor: Tensor) -> int:
+    """Entries of a matrix that go through several steps before the next ones do."""
+    if torch.is_grad_enabled():
+        return sys.maxsize
+    eager_on_cpu = tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return _IN_CACHE if eager_on_cpu else SCORE_BUDGET
+
+
+def _tile(batch: int, rows: int, columns: int, most: int) -> tuple[int, int]:
+    """Height and width of the parts of a matrix that has at most so many entries in each."""
+    if batch * rows * columns <= most:
+        return rows, columns
+    return (math.isqrt(most // batch),) * 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igll.models.tokens import in_batch, take_rows
+from igll.models.tokens import CACHE_LINE, in_batch, take_rows
 
 _MOST_SUMS = 2**31 - 1  # CUDA counts what embedding_bag's gradient comes from in 32 bits
 
@@ -39,6 +40,43 @@ def diagonal_sum(matrix_BXY: Tensor) -> Tensor:
     """Each entry with those before and after it on its diagonal; beyond the matrix stand zeros."""
     sum_BXY: Tensor = _DiagonalSum.apply(matrix_BXY)
     return sum_BXY
+
+
+class Part(NamedTuple):
+    """Some rows or columns of a matrix that is summed along its diagonals a part at a time.
+
+    Attributes:
+        seen: Those that the part is computed of.
+        kept: Those of them whose sums are complete, and are in no other part.
+        inner: Where the latter stand among the former.
+    """
+
+    seen: slice
+    kept: slice
+    inner: slice
+
+
+def parts(count: int, most: int) -> Iterator[Part]:
+    """So many rows or columns in parts of equal width, several ones of whole cache lines.
+
+    Args:
+        count: How many there are.
+        most: How many a part may see, but at least a cache line.
+    """
+    if count <= max(CACHE_LINE, most):
+        yield Part(slice(0, count), slice(0, count), slice(0, count))
+        return
+    most = max(CACHE_LINE, most // CACHE_LINE * CACHE_LINE)
+    # All but the first and the last keep two fewer than they see.
+    number = -(-(count - 2) // (most - 2))
+    width = min(count, -(-(-(-(count - 2) // number) + 2) // CACHE_LINE) * CACHE_LINE)
+    start = 0
+    while start < count:
+        left = min(max(start - 1, 0), count - width)
+        right = left + width
+        stop = right if right == count else right - 1
+        yield Part(slice(left, right), slice(start, stop), slice(start - left, stop - left))
+        start = stop
 
 
 def gather_strips(tokens_BNC: Tensor, centre_BX: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CACHE_LINE = 16  # float32 values: matrices whose rows fill whole lines multiply faster
+
 
 class Packed(NamedTuple):
     """Positions of the chosen tokens of each image.

@@ -15,6 +15,7 @@ from igll.models import similarity
 from igll.models.hole_layout import HoleLayout, valid_patches
 from igll.models.similarity import ChannelGate, FlexibleFeatureSimilarity
 from igll.models.strips import diagonal_sum
+from igll.models.tokens import CACHE_LINE
 
 CHANNELS, HEIGHT, WIDTH = 16, 8, 9
 Select = Literal["softmax", "best"]
@@ -177,9 +178,10 @@ class LargestScore(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("select", ["softmax", "best"])
+@pytest.mark.parametrize("in_cache", [1, 2500, 10**9])
 @pytest.mark.parametrize("budget", [1, 700, 3000])
 def test_chunks_give_the_same_and_hold_the_budget(
-    monkeypatch: pytest.MonkeyPatch, select: Select, budget: int
+    monkeypatch: pytest.MonkeyPatch, select: Select, budget: int, in_cache: int
 ) -> None:
     ffsm, feature_BCHW, hole_B1HW = module(select), features(4), holes()[:4]
     with torch.no_grad(), LargestScore() as whole:
@@ -192,6 +194,7 @@ def test_chunks_give_the_same_and_hold_the_budget(
 
     monkeypatch.setattr(similarity, "diagonal_sum", noted)
     monkeypatch.setattr(similarity, "SCORE_BUDGET", budget)
+    monkeypatch.setattr(similarity, "_IN_CACHE", in_cache)
     with torch.no_grad(), LargestScore() as chunked:
         out_BCHW = ffsm(feature_BCHW, hole_B1HW)
     assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-6)
@@ -199,10 +202,9 @@ def test_chunks_give_the_same_and_hold_the_budget(
     assert sum(chunked.sizes) == whole.sizes[0]
     one_row = 4 * HoleLayout.of(hole_B1HW).sources.index_BM.shape[1]
     assert max(chunked.sizes) <= max(budget, one_row)
-    # Those that are added along diagonals have a row or column more on each side.
     layout = HoleLayout.of(hole_B1HW)
     line = 4 * max(layout.foreground.place_BX.shape[1], layout.sources.index_BM.shape[1])
-    assert len(diagonals) > 2 and max(diagonals) <= max(budget, line) + 2 * line
+    assert len(diagonals) > 2 and max(diagonals) <= max(in_cache, CACHE_LINE * line)
     with LargestScore() as training:
         ffsm(feature_BCHW, hole_B1HW)
     assert training.sizes == whole.sizes, "with gradients everything is kept anyway"

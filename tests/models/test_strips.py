@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from igll.models.strips import diagonal_sum, gather_strips, sum_rows
+from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
+from igll.models.tokens import CACHE_LINE
 
 CHANNELS, HEIGHT, WIDTH = 8, 8, 9
 
@@ -36,6 +37,21 @@ def test_sums_along_the_diagonal_and_their_gradients() -> None:
             expected_B = sum(matrix_BXY[:, i, j] for i, j in on)
             assert torch.allclose(sum_BXY[:, x, y], expected_B, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(diagonal_sum, matrix_BXY.requires_grad_())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 18, 31, 33, 100, 608, 1000])
+@pytest.mark.parametrize("most", [0, 1, 16, 17, 40, 64, 999, 1000])
+def test_parts_keep_each_row_once_and_see_those_beside_it(count: int, most: int) -> None:
+    found = list(parts(count, most))
+    every = range(count)
+    assert [row for part in found for row in every[part.kept]] == list(every)
+    for part in found:
+        seen, kept = every[part.seen], every[part.kept]
+        assert list(seen[part.inner]) == list(kept)
+        assert {beside for row in kept for beside in (row - 1, row, row + 1) if beside in every} <= {*seen}
+        assert len(seen) <= max(most, CACHE_LINE)
+        assert len(seen) % CACHE_LINE == 0 or len(found) == 1
+    assert len(found) <= max(1, -(-count // max(most - CACHE_LINE, CACHE_LINE - 2)))
 
 
 def test_sums_beyond_what_cuda_counts_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
