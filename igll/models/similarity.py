@@ -16,7 +16,7 @@ from igll.models.hole_layout import OFFSETS, HoleLayout, framed
 from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
 from igll.models.tokens import take_rows, to_feature, to_tokens
 
-SCORE_BUDGET = 64 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
+SCORE_BUDGET = 128 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
 _IN_CACHE = 4 * 1024 * 1024  # of them, on a CPU, which go through several steps without leaving its cache
 
 
@@ -281,6 +281,7 @@ class FlexibleFeatureSimilarity(nn.Module):
                 share_BXY = share_BXY[:, rows.inner, columns.inner].to(source_BYS.dtype)
                 some = slice(first + rows.kept.start, first + rows.kept.stop)
                 strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]
+            del share_BMY  # before the next tokens' scores are there
         # A strip at the token above covers the token with its last element, one below with its first.
         element_T = torch.arange(2, -1, -1, device=strip_BXS.device)
         covering_BM1 = foreground.is_neighbour_BMO.sum(2, keepdim=True).clamp_min(1)
@@ -308,7 +309,7 @@ def _at_once(tensor: Tensor) -> int:
     if torch.is_grad_enabled():
         return sys.maxsize
     eager_on_cpu = tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-    return _IN_CACHE if eager_on_cpu else SCORE_BUDGET
+    return _IN_CACHE if eager_on_cpu else SCORE_BUDGET // 4
 
 
 def _tile(batch: int, rows: int, columns: int, most: int) -> tuple[int, int]:
