@@ -40,7 +40,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--holes", nargs="+", type=int, default=[10, 25, 77], help="missing pixels in percent (10 25 77)")
     add("--device", default="cpu", help="cpu, cuda or a numbered device such as cuda:1 (default: cpu)")
     add("--compile", action="store_true", dest="compiled", help="measure torch.compile beside eager")
-    add("--graphs", action="store_true", help="measure CUDA graphs of the pass beside eager (CUDA)")
+    add("--graphs", action="store_true", help="measure CUDA graphs of all passes too (CUDA)")
     add("--amp", action="store_true", help="measure bfloat16 autocast beside float32 (CUDA)")
     add("--no-memory", action="store_false", dest="memory", help="leave memory out (on the CPU, faster)")
     add("--rounds", type=int, default=7, help="timed passes of each case (default: 7)")

@@ -89,13 +89,13 @@ def _metrics(
     limit: float,
 ) -> Row:
     """Some metrics on one batch, again and again."""
-    settings, weights = config.eval, config.eval.fd_weights
-    suite = MetricSuite(names, settings.lpips_net, config.allow_download, device, fd_weights=weights)
+    lpips_net, fd_weights = config.eval.lpips_net, config.eval.fd_weights
+    suite = MetricSuite(names, lpips_net, config.allow_download, device, fd_weights=fd_weights)
     untrained = [name for name in _ON_INCEPTION if name in suite.unavailable]
     if untrained:
         with suppress(MetricUnavailableError):  # then the suite's own reason stands
             network = untrained_inception()
-            suite = MetricSuite(names, settings.lpips_net, False, device, network, weights)
+            suite = MetricSuite(names, lpips_net, False, device, network, fd_weights)
     reasons = suite.unavailable
     left_out = {"left_out": list(reasons)} if len(names) > 1 else {}
     if len(reasons) == len(names):

@@ -248,7 +248,7 @@ def untrained_inception() -> nn.Module:
     torch.save({}, empty)
     empty.seek(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # and no GPU's
         return Untrained(*_FEATURES, empty)  # type: ignore[arg-type]  # its loader takes files too
 
 

@@ -17,7 +17,7 @@ from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
 from igll.models.tokens import take_rows, to_feature, to_tokens
 
 SCORE_BUDGET = 128 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
-_IN_CACHE = 4 * 1024 * 1024  # of them, on a CPU, which go through several steps without leaving its cache
+_IN_CACHE = 4 * 1024 * 1024  # of them that go through several steps together, on a CPU: 16 MiB of 32 of cache
 
 
 class ChannelGate(nn.Module):
@@ -249,7 +249,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         return score_BMY
 
     def _shares(self, score_BMY: Tensor) -> Tensor:
-        """How much of each source a token takes (step 4); without gradients in the scores' place."""
+        """How much of each source a token takes (step 4); of many scores, in their place."""
         batch, _, sources = score_BMY.shape
         rows = max(1, _at_once(score_BMY) // max(1, batch * sources))
         if rows >= score_BMY.shape[1]:
@@ -267,7 +267,8 @@ class FlexibleFeatureSimilarity(nn.Module):
         """What each hole token becomes (steps 2 to 5), some tokens at a time where memory asks."""
         foreground, source_BYS = layout.foreground, matching.source_BYS
         batch, sources = source_BYS.shape[:2]
-        strip_BXS = torch.zeros_like(matching.asking_BXS)
+        # Precise, as several parts are added up.
+        strip_BXS = torch.zeros_like(matching.asking_BXS, dtype=matching.weight_BMO.dtype)
         for start, stop in _pieces(layout.holes.index_BM.shape[1], batch * sources):
             share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
             first, last = _span(foreground.slot_2M, slice(start, stop), strip_BXS.shape[1])
@@ -276,9 +277,9 @@ class FlexibleFeatureSimilarity(nn.Module):
             place_BX = (place_BX - start).clamp(0, stop - start - 1)
             height, width = _tile(batch, last + 1 - first, sources, _at_once(source_BYS))
             for rows, columns in product(parts(last + 1 - first, height), parts(sources, width)):
-                share_BXY = take_rows(share_BMY[..., columns.seen], place_BX[:, rows.seen])
-                share_BXY = diagonal_sum(share_BXY.mul_(here_BX[:, rows.seen, None]))
-                share_BXY = share_BXY[:, rows.inner, columns.inner].to(source_BYS.dtype)
+                some_BMY = share_BMY[..., columns.seen]
+                share_BXY = _rows_of(some_BMY, place_BX[:, rows.seen, None], here_BX[:, rows.seen, None])
+                share_BXY = diagonal_sum(share_BXY)[:, rows.inner, columns.inner].to(source_BYS.dtype)
                 some = slice(first + rows.kept.start, first + rows.kept.stop)
                 strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]
             del share_BMY  # before the next tokens' scores are there
@@ -308,12 +309,20 @@ def _at_once(tensor: Tensor) -> int:
     """Entries of a matrix that go through several steps before the next ones do."""
     if torch.is_grad_enabled():
         return sys.maxsize
-    eager_on_cpu = tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-    return _IN_CACHE if eager_on_cpu else SCORE_BUDGET // 4
+    if torch.compiler.is_compiling():  # for which every part is more to compile
+        return SCORE_BUDGET
+    return _IN_CACHE if tensor.device.type == "cpu" else SCORE_BUDGET // 4
 
 
 def _tile(batch: int, rows: int, columns: int, most: int) -> tuple[int, int]:
-    """Height and width of the parts of a matrix that has at most so many entries in each."""
+    """Height and width of the parts that a matrix is cut into, of about so many entries each at most."""
     if batch * rows * columns <= most:
         return rows, columns
     return (math.isqrt(most // batch),) * 2
+
+
+def _rows_of(table_BMY: Tensor, place_BX1: Tensor, is_there_BX1: Tensor) -> Tensor:
+    """Rows of each image's table, zeros where there is none: row_BXY."""
+    if table_BMY.is_contiguous():  # else it would be copied first
+        return sum_rows(table_BMY, place_BX1, is_there_BX1)
+    return take_rows(table_BMY, place_BX1[..., 0]).mul_(is_there_BX1)

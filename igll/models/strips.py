@@ -112,8 +112,8 @@ def sum_rows(table_BMP: Tensor, index_BMO: Tensor, weight_BMO: Tensor) -> Tensor
     if columns == 0:  # on some processors torch calls every index of such a table out of range
         return table_BMP.new_zeros(batch, index_BMO.shape[1], 0)
     if batch > 1 and index_BMO.shape[:2].numel() * columns > _MOST_SUMS:
-        parts = zip(*(tensor.tensor_split(2) for tensor in (table_BMP, index_BMO, weight_BMO)), strict=True)
-        return torch.cat([sum_rows(*part) for part in parts])
+        halves = zip(*(tensor.tensor_split(2) for tensor in (table_BMP, index_BMO, weight_BMO)), strict=True)
+        return torch.cat([sum_rows(*half) for half in halves])
     flat_XO = in_batch(index_BMO, rows).view(-1, index_BMO.shape[2])
     sum_XP = F.embedding_bag(
         flat_XO,

@@ -108,7 +108,7 @@ def test_metrics_measured_with_random_weights_are_named_once():
     rows = [metric("fid", 0.4, untrained=["fid"]), metric("all metrics", 2.0, untrained=["fid", "kid"])]
     text = section(markdown(results(evaluation=rows)), "Evaluation")
     assert line(text, "fid") == ["fid", "50.00", "20.0"]
-    assert "fid, kid: Inception with random weights" in text
+    assert "over batches. fid, kid: Inception with random weights" in text
 
 
 def test_cases_without_numbers_carry_their_reason():
