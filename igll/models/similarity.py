@@ -277,8 +277,8 @@ class FlexibleFeatureSimilarity(nn.Module):
             place_BX = (place_BX - start).clamp(0, stop - start - 1)
             height, width = _tile(batch, last + 1 - first, sources, _at_once(source_BYS))
             for rows, columns in product(parts(last + 1 - first, height), parts(sources, width)):
-                some_BMY = share_BMY[..., columns.seen]
-                share_BXY = _rows_of(some_BMY, place_BX[:, rows.seen, None], here_BX[:, rows.seen, None])
+                seen = (place_BX[:, rows.seen, None], here_BX[:, rows.seen, None])
+                share_BXY = _rows_of(share_BMY[..., columns.seen], *seen)
                 share_BXY = diagonal_sum(share_BXY)[:, rows.inner, columns.inner].to(source_BYS.dtype)
                 some = slice(first + rows.kept.start, first + rows.kept.stop)
                 strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]

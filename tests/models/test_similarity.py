@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any, Literal
 
 import pytest
@@ -209,6 +210,28 @@ def test_chunks_give_the_same_and_hold_the_budget(
     with LargestScore() as training:
         ffsm(feature_BCHW, hole_B1HW)
     assert training.sizes == whole.sizes, "with gradients everything is kept anyway"
+
+
+def test_one_matrix_of_scores_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffsm, held, alive = module(), [], []
+    shares, score = ffsm._shares, ffsm._score
+
+    def watched(score_BMY: Tensor) -> Tensor:
+        memory = shares(score_BMY).numpy().copy()
+        held.append(weakref.ref(memory))
+        return torch.from_numpy(memory)
+
+    def counting(*given: Any) -> Tensor:
+        alive.append(sum(memory() is not None for memory in held))
+        return score(*given)
+
+    monkeypatch.setattr(ffsm, "_shares", watched)
+    monkeypatch.setattr(ffsm, "_score", counting)
+    monkeypatch.setattr(similarity, "SCORE_BUDGET", 700)
+    monkeypatch.setattr(similarity, "_IN_CACHE", 1)
+    with torch.no_grad():
+        ffsm(features(4), holes()[:4])
+    assert len(alive) > 2 and max(alive) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
