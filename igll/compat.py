@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -38,19 +39,19 @@ def prepare_torchvision() -> None:
 
 
 def _compiled_operators_load() -> bool:
-    """Whether torchvision's compiled extension can be loaded into this process."""
+    """Whether torchvision's compiled operators can be loaded into this process."""
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return True  # the import itself will say that torchvision is missing
-    finder = importlib.machinery.FileFinder(
-        package.submodule_search_locations[0],
-        (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
-    )
-    extension = finder.find_spec("_C")
-    if extension is None or extension.origin is None:
-        return False
+    # Called _C until 0.28, then _C_stable. Declaring what it registers as well would end the process.
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[-1]
+    found = sorted(Path(package.submodule_search_locations[0]).glob(f"_C*{suffix}"))
+    return any(map(_loads, found))
+
+
+def _loads(library: Path) -> bool:
     try:
-        torch.ops.load_library(extension.origin)
+        torch.ops.load_library(str(library))
     except OSError:
         return False
     return True

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 LOAD = "from igll.compat import prepare_torchvision; prepare_torchvision(); "
@@ -43,3 +46,19 @@ def test_nothing_is_declared_where_the_compiled_operators_load(monkeypatch):
     monkeypatch.setattr(torch.library, "Library", lambda *names: declared.append(names))
     compat.prepare_torchvision.__wrapped__()
     assert declared == []
+
+
+@pytest.mark.parametrize("name", ["_C", "_C_stable"])
+def test_the_library_is_found_by_either_of_its_names(monkeypatch, tmp_path: Path, name: str):
+    from igll import compat
+
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[-1]
+    (tmp_path / f"{name}{suffix}").touch()
+    (tmp_path / f"image{suffix}").touch()
+    package = importlib.machinery.ModuleSpec("torchvision", None, is_package=True)
+    package.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: package)
+    tried = []
+    monkeypatch.setattr(torch.ops, "load_library", tried.append)
+    assert compat._compiled_operators_load()
+    assert tried == [str(tmp_path / f"{name}{suffix}")]
