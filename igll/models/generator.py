@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from igll.models.attention import GlobalAttention
-from igll.models.edges import LearnedEdges
 from igll.models.exemplar import fill_by_example
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
@@ -19,6 +18,7 @@ from igll.models.layers import (
     hole_on_grid,
     pad_to_stride,
 )
+from igll.models.learned_edges import LearnedEdges
 from igll.models.prefill import prefill_harmonic, prefill_mean, prefill_pyramid
 from igll.models.reconstruction import ReconstructionNet, SkippingNet
 from igll.models.similarity import FlexibleFeatureSimilarity

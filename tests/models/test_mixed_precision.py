@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from igll.models.edges import LearnedEdges
+from igll.models.learned_edges import LearnedEdges
 
 
 def _gradients(net: torch.nn.Module, bf16: bool, run) -> dict[str, torch.Tensor]:
