@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
-from igll.models.layers import hole_on_grid, pad_to_stride
-from igll.models.prefill import prefill_harmonic, prefill_pyramid
+from igll.models.layers import STRIDE, hole_on_grid, pad_to_stride
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.tokens import to_tokens
 from igll.models.vanilla import VanillaAttention
@@ -45,7 +44,6 @@ class GraphForm(nn.Module):
         if generator.exemplar:
             raise ValueError("a generator that fills by example has no graph form")
         net = copy.deepcopy(generator).eval().requires_grad_(False)
-        net.__class__ = _WrittenOut
         for stage in (net.pirn, net.pern):
             branch = stage.attention_branch
             if isinstance(branch.attention, FlexibleFeatureSimilarity):
@@ -65,7 +63,8 @@ class GraphForm(nn.Module):
         Returns:
             filled_BCHW in [0, 1]; known pixels bit-identical.
         """
-        layout = cast(HoleLayout, GridHole(hole_on_grid(pad_to_stride((mask_B1HW > 0.5).float()))))
+        hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW > 0.5).float()))
+        layout = cast(HoleLayout, GridHole(hole_B1HW, HALVINGS - STRIDE.bit_length() + 1))
         output = self.net.fill(image_BCHW * 2 - 1, mask_B1HW, edge_B1HW, layout)
         filled_BCHW = ((output.perception_BCHW + 1) / 2).clamp(0, 1)
         return torch.where(mask_B1HW > 0.5, filled_BCHW, image_BCHW)
@@ -76,26 +75,17 @@ class GridHole(NamedTuple):
 
     Attributes:
         hole_B1HW: Bool, True where the token lies in the hole.
+        halvings: As many as an image of the largest size can need.
         window: The whole frame is painted.
         canvas: The same.
         canvas_in_window: The same.
     """
 
     hole_B1HW: Tensor
+    halvings: int
     window: None = None
     canvas: None = None
     canvas_in_window: None = None
-
-
-class _WrittenOut(Generator):
-    """A generator whose prefill has the same levels at every size."""
-
-    def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        if self.prefill == "pyramid":
-            return prefill_pyramid(image_BCHW, mask_B1HW, halvings=HALVINGS)
-        if self.prefill == "harmonic":
-            return prefill_harmonic(image_BCHW, mask_B1HW, HALVINGS)
-        return super()._prefilled(image_BCHW, mask_B1HW)
 
 
 class Listed(NamedTuple):

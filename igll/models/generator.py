@@ -13,6 +13,7 @@ from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
     CANVAS_MARGIN,
+    STRIDE,
     WINDOW_MARGIN,
     composite,
     hole_on_grid,
@@ -103,7 +104,7 @@ class Generator(InpaintingNetwork):
         crop = (..., slice(height), slice(width))
         image, mask = map(pad_to_stride, without_hole(image_BCHW, mask_B1HW))
         layout = layout or self.layout(mask_B1HW).to(mask.device)
-        start = self._prefilled(image, mask)
+        start = self._prefilled(image, mask, layout.halvings)
         prior, edge_logits = [mask], None
         if self.edges is not None:
             edge_logits = self.edges(start, mask)
@@ -123,9 +124,15 @@ class Generator(InpaintingNetwork):
             None if edge_logits is None else edge_logits[crop],
         )
 
-    def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+    def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int) -> Tensor:
         """The image with the net's starting point in its hole, where zeros stand before."""
-        if self.prefill == "none":
-            return image_BCHW
-        fills = {"mean": prefill_mean, "pyramid": prefill_pyramid, "harmonic": prefill_harmonic}
-        return fills[self.prefill](image_BCHW, mask_B1HW)
+        halvings += STRIDE.bit_length() - 1  # of the image
+        match self.prefill:
+            case "mean":
+                return prefill_mean(image_BCHW, mask_B1HW)
+            case "pyramid":
+                return prefill_pyramid(image_BCHW, mask_B1HW, halvings=halvings)
+            case "harmonic":
+                return prefill_harmonic(image_BCHW, mask_B1HW, halvings)
+            case _:
+                return image_BCHW

@@ -151,6 +151,7 @@ class HoleLayout(NamedTuple):
         window: The part of the grid that the hole's pixels are painted from; None for all of it.
         canvas: The part that is painted, within the window; None for all of the grid.
         canvas_in_window: The same, its tokens counted within the window.
+        halvings: How often the grid can be halved until no cell is hole throughout, or one is left.
     """
 
     hole_B1HW: Tensor
@@ -166,6 +167,7 @@ class HoleLayout(NamedTuple):
     window: Window | None
     canvas: Window | None
     canvas_in_window: Window | None
+    halvings: int
 
     @classmethod
     def of(cls, hole_B1HW: Tensor, margins: tuple[int, int] | None = None) -> HoleLayout:
@@ -203,6 +205,7 @@ class HoleLayout(NamedTuple):
             window,
             canvas,
             canvas if canvas is None or window is None else _within(canvas, window, hole_B1HW.shape[3]),
+            _halvings(hole_B1HW),
         )
 
     @uncompiled  # which cannot follow memory being pinned
@@ -247,6 +250,14 @@ def _places(listed: Packed, tokens: int) -> Tensor:
     place_M = torch.arange(listed.index_BM.shape[1])
     place_BN = torch.full((len(listed.index_BM), tokens), -1, dtype=torch.long)
     return place_BN.scatter(1, listed.index_BM, torch.where(listed.valid_BM, place_M, -1))
+
+
+def _halvings(hole_B1HW: Tensor) -> int:
+    """See :attr:`HoleLayout.halvings`."""
+    known_B1HW, halvings = (~hole_B1HW).float(), 0
+    while known_B1HW[0].numel() > 1 and not bool(known_B1HW.all()):
+        known_B1HW, halvings = F.max_pool2d(known_B1HW, 2, ceil_mode=True), halvings + 1
+    return halvings
 
 
 def _window(hole_B1HW: Tensor, margin: int) -> Window | None:

@@ -35,30 +35,13 @@ def prefill_pyramid(
         image_BCHW: Image; what stands in the hole is ignored, NaN included.
         mask_B1HW: 1 = missing.
         sweeps: How often each level's hole is then replaced by the averages of its four neighbours.
-        halvings: How often the image is halved, at least until one pixel is left; by default just so often.
-            More of them change nothing.
+        halvings: How often the image is halved, at least until no hole or one pixel is left; by default
+            until one pixel is. More of them change nothing.
 
     Returns:
         Image of the same shape, known pixels bit-identical; 0 in an image without known pixels.
     """
-    value_BCHW = torch.where(mask_B1HW > 0.5, 0.0, image_BCHW)
-    known_B1HW = (mask_B1HW <= 0.5).to(image_BCHW.dtype)
-    levels = [(value_BCHW, known_B1HW)]
-    for _ in range(_halvings(image_BCHW) if halvings is None else halvings):
-        weight_B1HW = F.avg_pool2d(known_B1HW, 2, ceil_mode=True, count_include_pad=False)
-        total_BCHW = F.avg_pool2d(value_BCHW, 2, ceil_mode=True, count_include_pad=False)
-        value_BCHW = total_BCHW / weight_B1HW.clamp_min(1e-6)
-        known_B1HW = (weight_B1HW > 0).to(image_BCHW.dtype)
-        levels.append((value_BCHW, known_B1HW))
-    filled_BCHW = value_BCHW
-    for value_BCHW, known_B1HW in reversed(levels[:-1]):
-        height, width = value_BCHW.shape[-2:]
-        # Enlarged by two exactly, then cut: a cell stays over the pixels that it was averaged from.
-        enlarged_BCHW = F.interpolate(filled_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False)
-        filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, enlarged_BCHW[..., :height, :width])
-        for _ in range(sweeps):
-            filled_BCHW = torch.where(known_B1HW > 0, value_BCHW, _neighbour_mean(filled_BCHW))
-    return filled_BCHW
+    return _pulled(_pushed(image_BCHW, mask_B1HW, halvings), sweeps)
 
 
 def prefill_harmonic(image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int | None = None) -> Tensor:
@@ -69,22 +52,27 @@ def prefill_harmonic(image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int | None
     rim's range of the exact membrane (root mean square 0.2 %), on white noise within 4 % (0.5 %), and it
     never leaves the range of the known pixels. Arguments and result as in :func:`prefill_pyramid`.
     """
-    halvings = _halvings(image_BCHW) if halvings is None else halvings
-    fill_BCHW = prefill_pyramid(image_BCHW, mask_B1HW, START_SWEEPS, halvings)
-    holes = _hole_pyramid((mask_B1HW > 0.5).to(fill_BCHW.dtype), halvings)
-    residual_BCHW = (_neighbour_mean(fill_BCHW) - fill_BCHW) * holes[0]
-    step_BCHW = before_BCHW = torch.zeros_like(fill_BCHW)
-    product_BC11 = torch.ones_like(fill_BCHW[..., :1, :1])
-    for _ in range(ITERATIONS):
+    levels = _pushed(image_BCHW, mask_B1HW, halvings)
+    fill_BCHW = _pulled(levels, START_SWEEPS)
+    # A cell is hole if all that it covers is, so the last one is none.
+    holes = [1 - known_B1HW for _, known_B1HW in levels]
+    # Of the membrane's energy, downhill; 0 around the hole, as are steps.
+    residual_BCHW = -_bend(fill_BCHW) * holes[0]
+    better_BCHW = step_BCHW = _cycle(residual_BCHW, holes)
+    product_BC11 = _inner(better_BCHW, residual_BCHW)
+    for iteration in range(ITERATIONS):
+        bend_BCHW = _bend(step_BCHW)
+        length_BC11 = _inner(residual_BCHW, step_BCHW) / _inner(step_BCHW, bend_BCHW).clamp_min(_TINY)
+        fill_BCHW = torch.addcmul(fill_BCHW, length_BC11, step_BCHW)
+        if iteration == ITERATIONS - 1:
+            break
+        before_BCHW, before_BC11 = residual_BCHW, product_BC11.clamp_min(_TINY)
+        residual_BCHW = torch.addcmul(residual_BCHW, length_BC11, bend_BCHW * holes[0], value=-1)
         better_BCHW = _cycle(residual_BCHW, holes)
+        product_BC11 = _inner(better_BCHW, residual_BCHW)
         # Polak and Ribière's form forgives a preconditioner that is not quite symmetric.
-        turned_BC11 = _inner(better_BCHW, residual_BCHW - before_BCHW) / product_BC11
-        step_BCHW = better_BCHW + turned_BC11 * step_BCHW
-        product_BC11 = _inner(better_BCHW, residual_BCHW).clamp_min(_TINY)
-        change_BCHW = (step_BCHW - _neighbour_mean(step_BCHW)) * holes[0]
-        length_BC11 = _inner(residual_BCHW, step_BCHW) / _inner(step_BCHW, change_BCHW).clamp_min(_TINY)
-        fill_BCHW = fill_BCHW + length_BC11 * step_BCHW
-        before_BCHW, residual_BCHW = residual_BCHW, residual_BCHW - length_BC11 * change_BCHW
+        turned_BC11 = (product_BC11 - _inner(better_BCHW, before_BCHW)) / before_BC11
+        step_BCHW = torch.addcmul(better_BCHW, turned_BC11, step_BCHW)
     return composite(_within_known(fill_BCHW, image_BCHW, mask_B1HW), image_BCHW, mask_B1HW)
 
 
@@ -93,12 +81,36 @@ def _halvings(image_BCHW: Tensor) -> int:
     return (max(image_BCHW.shape[-2:]) - 1).bit_length()
 
 
-def _hole_pyramid(hole_B1HW: Tensor, halvings: int) -> list[Tensor]:
-    """The hole and its halvings: a cell is hole if all that it covers is, so the last one is none."""
-    holes = [hole_B1HW]
-    for _ in range(halvings):
-        holes.append(1 - F.max_pool2d(1 - holes[-1], 2, ceil_mode=True))
-    return holes
+def _pushed(image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int | None) -> list[tuple[Tensor, Tensor]]:
+    """The image and its halvings, means of what is known; and of each, 1 where anything is known, else 0."""
+    value_BCHW = torch.where(mask_B1HW > 0.5, 0.0, image_BCHW)
+    known_B1HW = (mask_B1HW <= 0.5).to(image_BCHW.dtype)
+    levels = [(value_BCHW, known_B1HW)]
+    for _ in range(_halvings(image_BCHW) if halvings is None else halvings):
+        weight_B1HW = F.avg_pool2d(known_B1HW, 2, ceil_mode=True, count_include_pad=False)
+        total_BCHW = F.avg_pool2d(value_BCHW, 2, ceil_mode=True, count_include_pad=False)
+        value_BCHW = total_BCHW / weight_B1HW.clamp_min(1e-6)
+        known_B1HW = (weight_B1HW > 0).to(image_BCHW.dtype)
+        levels.append((value_BCHW, known_B1HW))
+    return levels
+
+
+def _pulled(levels: list[tuple[Tensor, Tensor]], sweeps: int) -> Tensor:
+    """The first level, each level's hole filled from the one below."""
+    filled_BCHW = levels[-1][0]
+    for value_BCHW, known_B1HW in reversed(levels[:-1]):
+        known = known_B1HW > 0
+        filled_BCHW = torch.where(known, value_BCHW, _enlarged(filled_BCHW, value_BCHW))
+        for _ in range(sweeps):
+            filled_BCHW = torch.where(known, value_BCHW, _neighbour_sum(filled_BCHW) / 4)
+    return filled_BCHW
+
+
+def _enlarged(image_BChw: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Enlarged by two exactly, then cut: a cell stays over the pixels that it was averaged from."""
+    enlarged_BCHW = F.interpolate(image_BChw, scale_factor=2.0, mode="bilinear", align_corners=False)
+    height, width = like_BCHW.shape[-2:]
+    return enlarged_BCHW[..., :height, :width]
 
 
 def _cycle(residual_BCHW: Tensor, holes: list[Tensor]) -> Tensor:
@@ -106,17 +118,14 @@ def _cycle(residual_BCHW: Tensor, holes: list[Tensor]) -> Tensor:
     hole_B1HW, *coarser = holes
     if not coarser:
         return torch.zeros_like(residual_BCHW)
-    correction_BCHW = DAMPING * residual_BCHW  # a first sweep, from zero
-    left_BCHW = residual_BCHW - (correction_BCHW - _neighbour_mean(correction_BCHW)) * hole_B1HW
+    # What a first sweep, from zero, leaves.
+    left_BCHW = torch.addcmul(residual_BCHW, _bend(residual_BCHW), hole_B1HW, value=-DAMPING)
+    left_BChw = F.avg_pool2d(left_BCHW, 2, ceil_mode=True, count_include_pad=False) * coarser[0]
+    enlarged_BCHW = _enlarged(_cycle(left_BChw, coarser), residual_BCHW)
     # Cells twice as wide: the same curvature is four times the distance from the neighbours' mean.
-    left_BChw = 4 * F.avg_pool2d(left_BCHW, 2, ceil_mode=True, count_include_pad=False) * coarser[0]
-    height, width = residual_BCHW.shape[-2:]
-    enlarged_BCHW = F.interpolate(
-        _cycle(left_BChw, coarser), scale_factor=2.0, mode="bilinear", align_corners=False
-    )
-    correction_BCHW = correction_BCHW + enlarged_BCHW[..., :height, :width] * hole_B1HW
-    missing_BCHW = residual_BCHW - correction_BCHW + _neighbour_mean(correction_BCHW)
-    return correction_BCHW + DAMPING * missing_BCHW * hole_B1HW
+    correction_BCHW = torch.addcmul(DAMPING * residual_BCHW, enlarged_BCHW, hole_B1HW, value=4)
+    missing_BCHW = residual_BCHW - _bend(correction_BCHW)
+    return torch.addcmul(correction_BCHW, missing_BCHW, hole_B1HW, value=DAMPING)
 
 
 def _inner(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
@@ -133,8 +142,13 @@ def _within_known(fill_BCHW: Tensor, image_BCHW: Tensor, mask_B1HW: Tensor) -> T
     return torch.where(least_BC11 > most_BC11, 0.0, cut_BCHW)
 
 
-def _neighbour_mean(image_BCHW: Tensor) -> Tensor:
-    """Mean of the four neighbours; beyond the border the border repeats."""
+def _bend(image_BCHW: Tensor) -> Tensor:
+    """How far each pixel lies above the mean of its four neighbours."""
+    return torch.add(image_BCHW, _neighbour_sum(image_BCHW), alpha=-0.25)
+
+
+def _neighbour_sum(image_BCHW: Tensor) -> Tensor:
+    """Sum of the four neighbours; beyond the border the border repeats."""
     wide = F.pad(image_BCHW, (1, 1, 1, 1), mode="replicate")
     rows, columns = wide[..., 1:-1], wide[..., 1:-1, :]
-    return (rows[..., 2:, :] + rows[..., :-2, :] + columns[..., 2:] + columns[..., :-2]) / 4
+    return (rows[..., 2:, :] + rows[..., :-2, :]).add_(columns[..., 2:]).add_(columns[..., :-2])

@@ -105,6 +105,21 @@ def test_no_value_leaves_the_range_of_the_rim() -> None:
         assert (result_CHW.min((1, 2)) >= known_CK.min(1) - 1e-6).all()
 
 
+@pytest.mark.parametrize("prefill", [prefill_pyramid, prefill_harmonic])
+@pytest.mark.parametrize(
+    ("kind", "ratio"), [("irregular", 0.6), ("cloud", 0.4), ("gaps", 0.2), ("square", 1.0)]
+)
+def test_more_halvings_than_the_hole_needs_change_nothing(prefill, kind: str, ratio: float) -> None:
+    hole_HW = make_mask(kind, 64, 96, min(ratio, 0.8), np.random.default_rng(4)) | (ratio == 1)
+    mask_B1HW = torch.from_numpy(hole_HW)[None, None].float()
+    image_BCHW = torch.from_numpy(scene(96, smooth=False)[None, :, :64]).float()
+    needed = generator().layout(mask_B1HW).halvings + 2
+    assert needed <= 7 and (needed < 7) == (ratio < 1)
+    result_BCHW = prefill(image_BCHW, mask_B1HW, halvings=needed)
+    assert torch.equal(result_BCHW, prefill(image_BCHW, mask_B1HW))
+    assert torch.equal(result_BCHW, prefill(image_BCHW, mask_B1HW, halvings=12))
+
+
 def generator(**settings) -> Generator:
     torch.manual_seed(0)
     return Generator(width=4, structure_prior="none", position_grid=8, **settings).eval()

@@ -178,3 +178,21 @@ def test_a_pass_with_its_layout_never_waits_for_the_device(prior: str, whole_fra
     assert output.perception_BCHW.shape == image_BCHW.shape
     without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
     assert all(name.startswith("edges.") for name in without)
+
+
+@pytest.mark.parametrize("sample", range(5))
+def test_halvings_end_where_no_cell_is_hole_throughout(sample: int) -> None:
+    hole_B1HW = holes()[sample : sample + 1]
+    hole_B1HW[..., 4:9, 7:17] |= sample == 1
+    found = HoleLayout.of(hole_B1HW).halvings
+    for halvings in range(6):
+        side = 2**halvings
+        cells = [part for rows in hole_B1HW[0, 0].split(side) for part in rows.split(side, 1)]
+        assert any(bool(cell.all()) for cell in cells) == (halvings < found)
+
+
+def test_halvings_serve_every_image_and_end_at_a_single_cell() -> None:
+    hole_B1HW = holes()
+    alone = [HoleLayout.of(hole_B1HW[sample : sample + 1]).halvings for sample in range(5)]
+    assert HoleLayout.of(hole_B1HW).halvings == max(alone) > min(alone) == 0
+    assert HoleLayout.of(torch.ones(2, 1, HEIGHT, WIDTH, dtype=torch.bool)).halvings == 5
