@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from igll.models.fused_attention import fused_attention
 from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, without_hole
 from igll.models.layers import composite, pad_to_stride
@@ -120,9 +121,7 @@ class LaplaceAttention(nn.Module):
         vertical_MH = -weight * distances(token_M // width, height)
         horizontal_MW = -weight * distances(token_M % width, width)
         prior_MN = (vertical_MH[:, :, None] + horizontal_MW[:, None, :]).flatten(1)
-        return F.scaled_dot_product_attention(
-            query_BhMd, key_BhNd, value_BhNd, attn_mask=prior_MN.to(query_BhMd.dtype)
-        )
+        return fused_attention(query_BhMd, key_BhNd, value_BhNd, prior_MN.to(query_BhMd.dtype))
 
 
 def distances(place_M: Tensor, side: int) -> Tensor:

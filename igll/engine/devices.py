@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from igll import distributed
 from igll.config import EvalConfig, TrainConfig
@@ -63,11 +64,13 @@ def filling_precision(config: EvalConfig, device: torch.device) -> AbstractConte
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Convolutions in float32 on every device: else torch lets CUDA's round their factors to TF32."""
+    cudnn = torch.backends.cudnn
+    others = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     with ExitStack() as stack:
         try:
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            stack.enter_context(cudnn.flags(**others, allow_tf32=False))
         except RuntimeError:  # a caller has chosen precisions in torch's newer way, which bars the older one
-            convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            convolutions = cudnn.conv  # type: ignore[attr-defined]
             stack.callback(setattr, convolutions, "fp32_precision", convolutions.fp32_precision)
             convolutions.fp32_precision = "ieee"
         yield
@@ -80,25 +83,29 @@ def fixed_workspace(wanted: bool) -> None:
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     """Operators that give the same bits on every run, if wanted, and afterwards as it was.
 
     On a CPU with the same number of threads all of them do anyway. On CUDA an operator that has no such
     form is used as it is, and torch's warning names it; see also :func:`fixed_workspace`.
     """
-    if not wanted:
+    if not wanted or device.type != "cuda":
         yield
         return
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    cudnn = torch.backends.cudnn
+    with ExitStack() as stack:
+        stack.callback(
+            torch.use_deterministic_algorithms,
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        for name in ("benchmark", "deterministic"):
+            stack.callback(setattr, cudnn, name, getattr(cudnn, name))
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        cudnn.benchmark, cudnn.deterministic = False, True
+        # Fused kernels' gradients are deterministic only where an operator without such a form is an error.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 def _own_gpu(name: str) -> torch.device:

@@ -120,7 +120,7 @@ def train(config: Config, out: Path, resume: bool = False) -> int:
     with lock, log, _progress(state.step, last_step) as bar, naming_checkpoint(checkpoints.last):
         validation = open_validation(config, testing, device, unusable, lambda: state.step)
         records = Records(config, checkpoints, log, collapse, validation, bar)
-        with deterministic(config.train.deterministic):
+        with deterministic(config.train.deterministic, device):
             return _take_steps(run, records, ReplacementRecord(unusable, log))
 
 

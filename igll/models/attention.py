@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.fused_attention import fused_attention
 from igll.models.hole_layout import HoleLayout
 from igll.models.tokens import Packed, to_feature, to_tokens
 
@@ -166,7 +167,7 @@ class GlobalAttention(nn.Module):
         if shares > 1:
             attended = _attend_in_shares(query, key, value, shares)
         else:
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            attended = fused_attention(query, key, value, mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
 
@@ -195,7 +196,7 @@ def _attend_in_shares(query_11MC: Tensor, key_11KC: Tensor, value_11KC: Tensor, 
     queries = query_11MC.shape[2]
     dealt_1GMC = F.pad(query_11MC, (0, 0, 0, -queries % shares)).unflatten(2, (shares, -1)).flatten(1, 2)
     key_1GKC, value_1GKC = (tokens.expand(-1, shares, -1, -1) for tokens in (key_11KC, value_11KC))
-    attended_1GMC = F.scaled_dot_product_attention(dealt_1GMC, key_1GKC, value_1GKC)
+    attended_1GMC = fused_attention(dealt_1GMC, key_1GKC, value_1GKC)
     return attended_1GMC.flatten(1, 2)[:, None, :queries]
 
 

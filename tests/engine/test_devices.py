@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from igll.config import TrainConfig
-from igll.engine.devices import computes_in_bfloat16, fixed_workspace, full_float32, mixed_precision
+from igll.engine.devices import (
+    computes_in_bfloat16,
+    deterministic,
+    fixed_workspace,
+    full_float32,
+    mixed_precision,
+)
 
 
 def test_convolutions_are_not_rounded_inside_and_as_before_outside():
@@ -18,6 +24,41 @@ def test_convolutions_are_not_rounded_inside_and_as_before_outside():
             with full_float32():
                 assert not torch.backends.cudnn.allow_tf32
             assert torch.backends.cudnn.allow_tf32 == before
+
+
+def switches() -> tuple[bool, ...]:
+    """All that chooses between kernels for CUDA."""
+    cudnn, attention = torch.backends.cudnn, torch.backends.cuda
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.enabled,
+        cudnn.benchmark,
+        cudnn.deterministic,
+        cudnn.allow_tf32,
+        attention.flash_sdp_enabled(),
+        attention.mem_efficient_sdp_enabled(),
+        attention.cudnn_sdp_enabled(),
+        attention.math_sdp_enabled(),
+    )
+
+
+@pytest.mark.parametrize("allow_tf32", [True, False])
+def test_equal_bits_are_asked_for_on_cuda_alone_and_as_before_afterwards(allow_tf32: bool):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow_tf32):
+        before = switches()
+        for wanted, device in ((False, "cuda"), (True, "cpu")):
+            with deterministic(wanted, torch.device(device)):
+                assert switches() == before
+        with pytest.raises(ZeroDivisionError), deterministic(True, torch.device("cuda")):
+            inside = (True, True, True, False, True, allow_tf32, False, False, False, True)
+            assert switches() == inside
+            # Nested, as for edge maps of a training.
+            with full_float32():
+                assert switches() == (*inside[:5], False, *inside[6:])
+            assert switches() == inside
+            raise ZeroDivisionError
+        assert switches() == before
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has the older way alone")
