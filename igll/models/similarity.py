@@ -223,8 +223,22 @@ class FlexibleFeatureSimilarity(nn.Module):
         barred_BY = torch.zeros_like(scale_BY).masked_fill(barred_BY, float("-inf"))
         return Matching(asking_BXS, source_BYS, weight_BMO, scale_BY, barred_BY)
 
-    def _score(self, matching: Matching, layout: HoleLayout, some: slice, sharpness: float) -> Tensor:
+    def _score(
+        self,
+        matching: Matching,
+        layout: HoleLayout,
+        some: slice,
+        sharpness: float,
+        memory_E: Tensor | None = None,
+    ) -> Tensor:
         """Scores of some hole tokens, times the sharpness (steps 2 and 3).
+
+        Args:
+            matching: What they are computed of.
+            layout: Where the hole is.
+            some: Which hole tokens.
+            sharpness: What they are multiplied by.
+            memory_E: Where they are put, if anywhere.
 
         Returns:
             score_BMY; minus infinity for a source that is no patch's centre.
@@ -234,17 +248,18 @@ class FlexibleFeatureSimilarity(nn.Module):
         neighbour_BMO = (layout.foreground.neighbour_BMO[:, some] - first).clamp(0, last - first)
         weight_BMO, sources = matching.weight_BMO[:, some], source_BYS.shape[1]
         barred_B1Y, scale_B1Y = matching.barred_BY[:, None], sharpness * matching.scale_BY[:, None]
-        score_BMY: Tensor | None = None
+        shape = (*weight_BMO.shape[:2], sources)
+        score_BMY = None if memory_E is None else memory_E[: math.prod(shape)].view(shape)
         for columns in parts(sources, _at_once(source_BYS) // asking_BXS.shape[:2].numel()):
             product_BXY = asking_BXS @ source_BYS[:, columns.seen].transpose(1, 2)
             product_BXY = diagonal_sum(product_BXY.to(weight_BMO.dtype))
             some_BMY = sum_rows(product_BXY, neighbour_BMO, weight_BMO)[..., columns.inner]
-            some_BMY = torch.addcmul(barred_B1Y[..., columns.kept], some_BMY, scale_B1Y[..., columns.kept])
-            if some_BMY.shape[2] == sources:
-                return some_BMY
+            added_B1Y, factor_B1Y = barred_B1Y[..., columns.kept], scale_B1Y[..., columns.kept]
+            if score_BMY is None and some_BMY.shape == shape:
+                return torch.addcmul(added_B1Y, some_BMY, factor_B1Y)
             if score_BMY is None:
-                score_BMY = some_BMY.new_empty(*some_BMY.shape[:2], sources)
-            score_BMY[..., columns.kept] = some_BMY
+                score_BMY = some_BMY.new_empty(shape)
+            torch.addcmul(added_B1Y, some_BMY, factor_B1Y, out=score_BMY[..., columns.kept])
         assert score_BMY is not None  # noqa: S101  (narrows for the type checker)
         return score_BMY
 
@@ -269,8 +284,11 @@ class FlexibleFeatureSimilarity(nn.Module):
         batch, sources = source_BYS.shape[:2]
         # Precise, as several parts are added up.
         strip_BXS = torch.zeros_like(matching.asking_BXS, dtype=matching.weight_BMO.dtype)
+        memory_E: Tensor | None = None
         for start, stop in _pieces(layout.holes.index_BM.shape[1], batch * sources):
-            share_BMY = self._shares(self._score(matching, layout, slice(start, stop), self.score_scale))
+            share_BMY = self._shares(
+                self._score(matching, layout, slice(start, stop), self.score_scale, memory_E)
+            )
             first, last = _span(foreground.slot_2M, slice(start, stop), strip_BXS.shape[1])
             place_BX = foreground.place_BX[:, first : last + 1]
             here_BX = foreground.is_hole_BX[:, first : last + 1] & (start <= place_BX) & (place_BX < stop)
@@ -282,7 +300,8 @@ class FlexibleFeatureSimilarity(nn.Module):
                 share_BXY = diagonal_sum(share_BXY)[:, rows.inner, columns.inner].to(source_BYS.dtype)
                 some = slice(first + rows.kept.start, first + rows.kept.stop)
                 strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]
-            del share_BMY  # before the next tokens' scores are there
+            # The next tokens' scores take its place: getting memory anew takes longer than filling it.
+            memory_E = share_BMY.view(-1)
         # A strip at the token above covers the token with its last element, one below with its first.
         element_T = torch.arange(2, -1, -1, device=strip_BXS.device)
         covering_BM1 = foreground.is_neighbour_BMO.sum(2, keepdim=True).clamp_min(1)
