@@ -77,8 +77,8 @@ class LaplaceAttention(nn.Module):
 
     The dense prior would hold N² entries for N patches: 64 MiB in float32 for an image of 256 × 256 and
     s = 1, 1 GiB for 512 × 512, 16 GiB for 1024 × 1024. It is computed from row and column distances for at
-    most ``PRIOR_ENTRIES`` entries at a time, so it costs 64 MiB at any size; when there are several such
-    bands, each is computed again in the backward pass.
+    most ``PRIOR_ENTRIES`` entries at a time, so the prior costs 64 MiB at any size; when there are several
+    such bands, each is computed again in the backward pass.
 
     Args:
         channels: Channels of the feature map, a multiple of 4.

@@ -162,7 +162,7 @@ def _parameters(state: TrainState) -> Iterator[tuple[str, nn.Parameter]]:
 
 @contextmanager
 def _first_broken_output(state: TrainState) -> Iterator[list[str]]:
-    """Names of layers, in the order of the passes, whose output is not finite though their input is."""
+    """Names of layers whose output is not finite though their input is; those within another come first."""
     found: list[str] = []
     handles = []
     for name in _NETWORKS:
@@ -170,8 +170,6 @@ def _first_broken_output(state: TrainState) -> Iterator[list[str]]:
         if network is None:
             continue
         for path, layer in network.named_modules(prefix=name):
-            if next(layer.children(), None) is not None:
-                continue
 
             def look(_: nn.Module, given: Any, output: Any, path: str = path) -> None:
                 if any(map(_broken, _tensors(output))) and not any(map(_broken, _tensors(given))):

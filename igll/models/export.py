@@ -2,8 +2,8 @@
 
 The generator looks at the mask on the host and packs hole tokens image by image. Here everything follows from
 the mask by tensor operations alone: which tokens ask and which answer is worked out for the whole batch at
-once, and masks do the rest. Weights and results are those of the generator, whose own modules run all that is
-neither attention nor prefill.
+once, and masks do the rest. Weights and results are those of the generator, whose own code runs all that is
+not attention.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from igll.models.attention import GlobalAttention
 from igll.models.generator import Generator
 from igll.models.hole_layout import OFFSETS, HoleLayout, valid_patches
-from igll.models.layers import STRIDE, hole_on_grid, pad_to_stride
+from igll.models.layers import STRIDE_HALVINGS, hole_on_grid, pad_to_stride
 from igll.models.similarity import FlexibleFeatureSimilarity
 from igll.models.tokens import to_tokens
 from igll.models.vanilla import VanillaAttention
@@ -64,18 +64,18 @@ class GraphForm(nn.Module):
             filled_BCHW in [0, 1]; known pixels bit-identical.
         """
         hole_B1HW = hole_on_grid(pad_to_stride((mask_B1HW > 0.5).float()))
-        layout = cast(HoleLayout, GridHole(hole_B1HW, HALVINGS - STRIDE.bit_length() + 1))
+        layout = cast(HoleLayout, GridHole(hole_B1HW, HALVINGS - STRIDE_HALVINGS))
         output = self.net.fill(image_BCHW * 2 - 1, mask_B1HW, edge_B1HW, layout)
         filled_BCHW = ((output.perception_BCHW + 1) / 2).clamp(0, 1)
         return torch.where(mask_B1HW > 0.5, filled_BCHW, image_BCHW)
 
 
 class GridHole(NamedTuple):
-    """What of a :class:`HoleLayout` needs no look at the values; attention here asks for no more.
+    """What of a :class:`HoleLayout` needs no look at the values; here nothing asks for more.
 
     Attributes:
         hole_B1HW: Bool, True where the token lies in the hole.
-        halvings: As many as an image of the largest size can need.
+        halvings: Of the grid, as many as an image of the largest size can need.
         window: The whole frame is painted.
         canvas: The same.
         canvas_in_window: The same.

@@ -13,7 +13,7 @@ from igll.models.hole_layout import HoleLayout
 from igll.models.interface import GeneratorOutput, InpaintingNetwork, StructurePrior, without_hole
 from igll.models.layers import (
     CANVAS_MARGIN,
-    STRIDE,
+    STRIDE_HALVINGS,
     WINDOW_MARGIN,
     composite,
     hole_on_grid,
@@ -126,7 +126,7 @@ class Generator(InpaintingNetwork):
 
     def _prefilled(self, image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int) -> Tensor:
         """The image with the net's starting point in its hole, where zeros stand before."""
-        halvings += STRIDE.bit_length() - 1  # of the image
+        halvings += STRIDE_HALVINGS  # of the image
         match self.prefill:
             case "mean":
                 return prefill_mean(image_BCHW, mask_B1HW)

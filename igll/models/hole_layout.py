@@ -134,7 +134,7 @@ class Foreground(NamedTuple):
 
 
 class HoleLayout(NamedTuple):
-    """What attention and decoder need to know of the holes on the token grid.
+    """What prefill, attention and decoder need to know of the holes on the token grid.
 
     Attributes:
         hole_B1HW: Bool, True where the token lies in the hole.

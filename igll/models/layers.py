@@ -12,7 +12,8 @@ from igll.models.activations import ELU
 from igll.models.hole_layout import HoleLayout
 from igll.models.winograd import Conv2d
 
-STRIDE = 4  # the feature grid is a quarter of the image on each side
+STRIDE_HALVINGS = 2
+STRIDE = 2**STRIDE_HALVINGS  # the feature grid is a quarter of the image on each side
 # How many tokens beyond the hole its pixels depend on. From the attention's result on: two convolutions, then
 # the decoder's two at a quarter, two at half and three at full resolution, 4 · 4 + 2 · 2 + 3 = 23 pixels.
 # From the first enlargement on: the last five, 2 · 2 + 3 = 7 pixels.

@@ -54,7 +54,7 @@ def prefill_harmonic(image_BCHW: Tensor, mask_B1HW: Tensor, halvings: int | None
     """
     levels = _pushed(image_BCHW, mask_B1HW, halvings)
     fill_BCHW = _pulled(levels, START_SWEEPS)
-    # A cell is hole if all that it covers is, so the last one is none.
+    # A cell is hole if all that it covers is: on the last level none, unless nothing is known.
     holes = [1 - known_B1HW for _, known_B1HW in levels]
     # Of the membrane's energy, downhill; 0 around the hole, as are steps.
     residual_BCHW = -_bend(fill_BCHW) * holes[0]

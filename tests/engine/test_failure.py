@@ -75,6 +75,16 @@ def test_a_layer_that_overflows_is_named(failed):
     assert any(name.startswith("generator.pirn.") for name in found.gradients)
 
 
+def test_layers_that_are_computed_as_one_are_named_together(failed):
+    def damage(state, batch) -> None:
+        with torch.no_grad():
+            state.generator.edges.stem[3].weight.fill_(3e38)
+
+    path, _ = failed(damage, model={"structure_prior": "learned"}, losses={"adversarial": 0, "edge": 1})
+    found = repeat_failure(path)
+    assert found.weights == [] and found.output == "generator.edges.stem"
+
+
 def test_a_broken_weight_of_the_discriminator_is_named(failed):
     def damage(state, batch) -> None:
         with torch.no_grad():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from igll.data.masks import MASK_KINDS, make_mask
 from igll.models.generator import Generator
+from igll.models.layers import STRIDE_HALVINGS
 from igll.models.prefill import prefill_harmonic, prefill_pyramid
 
 Array = NDArray[np.float64]
@@ -113,7 +114,7 @@ def test_more_halvings_than_the_hole_needs_change_nothing(prefill, kind: str, ra
     hole_HW = make_mask(kind, 64, 96, min(ratio, 0.8), np.random.default_rng(4)) | (ratio == 1)
     mask_B1HW = torch.from_numpy(hole_HW)[None, None].float()
     image_BCHW = torch.from_numpy(scene(96, smooth=False)[None, :, :64]).float()
-    needed = generator().layout(mask_B1HW).halvings + 2
+    needed = generator().layout(mask_B1HW).halvings + STRIDE_HALVINGS
     assert needed <= 7 and (needed < 7) == (ratio < 1)
     result_BCHW = prefill(image_BCHW, mask_B1HW, halvings=needed)
     assert torch.equal(result_BCHW, prefill(image_BCHW, mask_B1HW))
