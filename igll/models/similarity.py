@@ -238,7 +238,7 @@ class FlexibleFeatureSimilarity(nn.Module):
             layout: Where the hole is.
             some: Which hole tokens.
             sharpness: What they are multiplied by.
-            memory_E: Where they are put, if anywhere.
+            memory_E: Where they are put, with room for all of them; None gets memory of their own.
 
         Returns:
             score_BMY; minus infinity for a source that is no patch's centre.
