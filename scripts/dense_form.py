@@ -4,8 +4,9 @@ Usage: python scripts/dense_form.py [--config configs/aid_25.yaml] [--size 256] 
 
 The dense form computes every pair of tokens, every layer over the whole frame, in plain convolutions. Then
 come, one after the other: pairs of hole and background alone, enlargements computed at the small size, the
-surroundings of the hole alone, and on a CPU convolutions with fewer products: the generator. Last, the
-largest difference between the results, and between the generator's and its own under bfloat16 autocast.
+surroundings of the hole alone, and on a CPU convolutions with fewer products, and products by the kernels of
+convolutions: the generator. Last, the largest difference between the results, and between the generator's and
+its own under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -42,13 +43,17 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def forms_of(generator: Generator) -> dict[str, Callable[..., Any]]:
     """From the dense form to the generator, each called with image, mask and edge map."""
     from igll.models.dense import dense_form, plain_layers
+    from igll.models.products import plain_products
     from igll.models.winograd import plain_convolutions
+
+    def plain(form: Callable[..., Any]) -> Callable[..., Any]:
+        return plain_products()(plain_convolutions()(form))
 
     return {
         "dense": dense_form(generator),
-        "pairs": plain_layers(generator),
-        "enlarging": plain_convolutions()(generator.fill),  # the whole frame, as no layout says otherwise
-        "around": plain_convolutions()(generator),
+        "pairs": plain(plain_layers(generator)),
+        "enlarging": plain(generator.fill),  # the whole frame, as no layout says otherwise
+        "around": plain(generator),
         "generator": generator,
     }
 

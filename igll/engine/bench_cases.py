@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from igll.config import ModelConfig
 from igll.engine.cost import HOLES, SIZE, MultiplyAdds
 from igll.models import InpaintingNetwork
+from igll.models.products import plain_products
 from igll.models.winograd import plain_convolutions
 from igll.registry import build_generator
 
@@ -112,6 +113,7 @@ def count_multiply_adds(config: ModelConfig, size: int, hole: int) -> MultiplyAd
         torch.no_grad(),
         sdpa_kernel(kernels),
         plain_convolutions(),
+        plain_products(),
         _Zeros(),
         FlopCounterMode(display=False, custom_mapping=mapping) as counter,
     ):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from igll.engine.bench_cases import Inputs
 from igll.models import Generator, InpaintingNetwork
 from igll.models.dense import plain_layers
+from igll.models.products import plain_products
 
 _CONVOLUTION = torch.ops.aten.convolution
 
@@ -69,8 +70,8 @@ class Convolution(NamedTuple):
 
 
 def record_convolutions(forward: Callable[[], object]) -> list[Convolution]:
-    """Run a pass and list its convolutions in order."""
-    with _Recorder() as recorder:
+    """Run a pass and list its convolutions in order; not the products that are computed as such."""
+    with plain_products(), _Recorder() as recorder:
         forward()
     return recorder.calls
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from igll.config import ModelConfig
 from igll.models import InpaintingNetwork
+from igll.models.products import plain_products
 from igll.models.winograd import plain_convolutions
 from igll.registry import build_generator
 from igll.report.size_table import Measured
@@ -62,6 +63,7 @@ def multiply_adds(generator: InpaintingNetwork, side: int, size: int = SIZE) -> 
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         plain_convolutions(),
+        plain_products(),
     ):
         generator(image_1CHW, mask_11HW, edge_11HW)
     convolutions = counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from igll.models.fused_attention import fused_attention
 from igll.models.hole_layout import HoleLayout
-from igll.models.tokens import Packed, to_feature, to_tokens
+from igll.models.products import pays, product
+from igll.models.tokens import CACHE_LINE, Packed, to_feature, to_tokens
 
-_QUERY_BLOCK = 256  # queries of a head that a CPU's thread takes at once, of 768 or more; of fewer, less
+IN_CACHE = 4 * 1024 * 1024  # scores that go through several steps together, on a CPU: 16 MiB of 32 of cache
+_KEYS_AT_ONCE = 4_096  # by products
 
 
 class Projected(NamedTuple):
@@ -158,16 +160,14 @@ class GlobalAttention(nn.Module):
 
     def _attend(self, projected: Projected) -> Tensor:
         """Scaled dot-product attention over the heads (equations 6–9)."""
+        sources = projected.sources
+        mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
+        if self.heads == 1 and mask is None and pays(projected.query_BMC, projected.key_BKC):
+            return _attend_by_products(*projected[:3])
         query, key, value = (
             self._by_head(tokens) for tokens in (projected.query_BMC, projected.key_BKC, projected.value_BKC)
         )
-        sources = projected.sources
-        mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
-        shares = 1 if mask is not None else _shares(query)
-        if shares > 1:
-            attended = _attend_in_shares(query, key, value, shares)
-        else:
-            attended = fused_attention(query, key, value, mask)
+        attended = fused_attention(query, key, value, mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
 
@@ -176,28 +176,35 @@ class GlobalAttention(nn.Module):
         return tokens_BMC.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
 
 
-def _shares(query_BGMC: Tensor) -> int:
-    """How many parts to deal queries into, so that no thread of a CPU idles; 1 leaves them together.
+def _attend_by_products(query_1MC: Tensor, key_1KC: Tensor, value_1KC: Tensor) -> Tensor:
+    """Attention of one head in one image by products and softmax, some queries and keys at a time."""
+    queries, keys = query_1MC.shape[1], key_1KC.shape[1]
+    width = -(-keys // -(-keys // _KEYS_AT_ONCE))
+    rows = -(-queries // -(-queries * width // IN_CACHE))
+    rows += -rows % CACHE_LINE  # one shape for all, and few for all holes
+    query_1MC = F.pad(query_1MC / query_1MC.shape[2] ** 0.5, (0, 0, 0, -queries % rows))
+    parts = [
+        (key_1WC, value_1WC.transpose(1, 2).contiguous())
+        for key_1WC, value_1WC in zip(key_1KC.split(width, 1), value_1KC.split(width, 1), strict=True)
+    ]
+    attended = [_attend_in_parts(some_1XC, parts) for some_1XC in query_1MC.split(rows, 1)]
+    return torch.cat(attended, 1)[:, :queries]
 
-    Threads take queries in blocks, which seldom go up where one head of one image is all there is: 3,136 are
-    13 blocks, of which one of two threads takes seven.
-    """
-    alone = query_BGMC.device.type == "cpu" and query_BGMC.shape[:2].numel() == 1
-    # The blocks are those of the fused kernel, whose switch holds for CPUs too.
-    if torch.compiler.is_compiling() or not alone or not torch.backends.cuda.flash_sdp_enabled():
-        return 1
-    queries, threads = query_BGMC.shape[2], torch.get_num_threads()
-    goes_up = -queries % (_QUERY_BLOCK * threads) <= queries / 10
-    return 1 if goes_up else min(threads, -(-queries // _QUERY_BLOCK))
 
-
-def _attend_in_shares(query_11MC: Tensor, key_11KC: Tensor, value_11KC: Tensor, shares: int) -> Tensor:
-    """Attention of one head in one image, its queries dealt out as if to heads of equal keys and values."""
-    queries = query_11MC.shape[2]
-    dealt_1GMC = F.pad(query_11MC, (0, 0, 0, -queries % shares)).unflatten(2, (shares, -1)).flatten(1, 2)
-    key_1GKC, value_1GKC = (tokens.expand(-1, shares, -1, -1) for tokens in (key_11KC, value_11KC))
-    attended_1GMC = fused_attention(dealt_1GMC, key_1GKC, value_1GKC)
-    return attended_1GMC.flatten(1, 2)[:, None, :queries]
+def _attend_in_parts(query_1XC: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """What all keys together give, of what each part of them gives and how much it weighs."""
+    attended, weights = [], []
+    for key_1WC, value_1CW in parts:
+        score_1XW = product(query_1XC, key_1WC)
+        share_1XW = score_1XW.softmax(2)
+        attended.append(product(share_1XW, value_1CW))
+        if len(parts) > 1:
+            # The logarithm of the sum of exponentials, by the largest score and its share of that sum.
+            weights.append(score_1XW.amax(2, True) - share_1XW.amax(2, True).log())
+    if len(parts) == 1:
+        return attended[0]
+    weight_1XP = torch.cat(weights, 2).softmax(2)
+    return (weight_1XP[:, :, None] @ torch.stack(attended, 2))[:, :, 0]
 
 
 def one_token(hole_B1HW: Tensor, row: int, column: int) -> Packed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_MEASURED = ("AVX2", "AVX512")
+
 
 def may_shorten(input: Tensor) -> bool:
     """Whether a result that differs by rounding alone may be had in a way that serves eager CPUs alone.
@@ -15,3 +17,11 @@ def may_shorten(input: Tensor) -> bool:
         return False
     on_cpu = input.device.type == "cpu" and input.dtype == torch.float32
     return on_cpu and not torch.is_autocast_enabled("cpu")
+
+
+def onednn_is_measured() -> bool:
+    """Whether convolutions go to oneDNN's kernels for AVX2 or AVX-512.
+
+    Whether others, on other processors, gain by being asked for something else is not known.
+    """
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in _MEASURED

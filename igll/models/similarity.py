@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from itertools import product
+from itertools import product as pairs_of
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from igll.models.attention import GlobalAttention, one_token
+from igll.models.attention import IN_CACHE, GlobalAttention, one_token
 from igll.models.hole_layout import OFFSETS, HoleLayout, framed
+from igll.models.products import product
 from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
 from igll.models.tokens import take_rows, to_feature, to_tokens
 
 SCORE_BUDGET = 128 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
-_IN_CACHE = 4 * 1024 * 1024  # of them that go through several steps together, on a CPU: 16 MiB of 32 of cache
 
 
 class ChannelGate(nn.Module):
@@ -251,7 +251,7 @@ class FlexibleFeatureSimilarity(nn.Module):
         shape = (*weight_BMO.shape[:2], sources)
         score_BMY = None if memory_E is None else memory_E[: math.prod(shape)].view(shape)
         for columns in parts(sources, _at_once(source_BYS) // asking_BXS.shape[:2].numel()):
-            product_BXY = asking_BXS @ source_BYS[:, columns.seen].transpose(1, 2)
+            product_BXY = product(asking_BXS, source_BYS[:, columns.seen])
             product_BXY = diagonal_sum(product_BXY.to(weight_BMO.dtype))
             some_BMY = sum_rows(product_BXY, neighbour_BMO, weight_BMO)[..., columns.inner]
             added_B1Y, factor_B1Y = barred_B1Y[..., columns.kept], scale_B1Y[..., columns.kept]
@@ -294,12 +294,12 @@ class FlexibleFeatureSimilarity(nn.Module):
             here_BX = foreground.is_hole_BX[:, first : last + 1] & (start <= place_BX) & (place_BX < stop)
             place_BX = (place_BX - start).clamp(0, stop - start - 1)
             height, width = _tile(batch, last + 1 - first, sources, _at_once(source_BYS))
-            for rows, columns in product(parts(last + 1 - first, height), parts(sources, width)):
+            for rows, columns in pairs_of(parts(last + 1 - first, height), parts(sources, width)):
                 seen = (place_BX[:, rows.seen, None], here_BX[:, rows.seen, None])
                 share_BXY = _rows_of(share_BMY[..., columns.seen], *seen)
                 share_BXY = diagonal_sum(share_BXY)[:, rows.inner, columns.inner].to(source_BYS.dtype)
                 some = slice(first + rows.kept.start, first + rows.kept.stop)
-                strip_BXS[:, some] += share_BXY @ source_BYS[:, columns.kept]
+                strip_BXS[:, some] += product(share_BXY, source_BYS[:, columns.kept].transpose(1, 2))
             # The next tokens' scores take its place: getting memory anew takes longer than filling it.
             memory_E = share_BMY.view(-1)
         # A strip at the token above covers the token with its last element, one below with its first.
@@ -330,7 +330,7 @@ def _at_once(tensor: Tensor) -> int:
         return sys.maxsize
     if torch.compiler.is_compiling():  # for which every part is more to compile
         return SCORE_BUDGET
-    return _IN_CACHE if tensor.device.type == "cpu" else SCORE_BUDGET // 4
+    return IN_CACHE if tensor.device.type == "cpu" else SCORE_BUDGET // 4
 
 
 def _tile(batch: int, rows: int, columns: int, most: int) -> tuple[int, int]:

@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igll.models.shortcuts import may_shorten
+from igll.models.shortcuts import may_shorten, onednn_is_measured
 
-_MEASURED = ("AVX2", "AVX512")
 # Of fewer the additions take longer than what is saved.
 _LEAST_CHANNELS, _LEAST_PIXELS = 128, 2_048
 _LEAST_SPAN = 8  # rows for each of the dilation: of fewer, plain convolutions skip much of the padding
@@ -68,14 +67,10 @@ class Conv2d(nn.Conv2d):
 
 
 def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:
-    """Whether a layer may and should be computed by :func:`convolve`.
-
-    It should with oneDNN's kernels for AVX2 and AVX-512; how quick others are in groups of channels is not
-    known.
-    """
+    """Whether a layer may and should be computed by :func:`convolve`."""
     if not may_shorten(input_BCHW) or _plain.get() or layer.weight.dtype != input_BCHW.dtype:
         return False
-    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in _MEASURED:
+    if not onednn_is_measured():
         return False
     dilation = layer.dilation[0]
     as_wide_as_tall = layer.dilation == layer.padding == (dilation, dilation)

@@ -26,7 +26,7 @@ from igll.engine.bench_roof import (
 )
 from igll.engine.bench_timing import Pace
 from igll.engine.cost import multiply_adds
-from igll.models import Generator
+from igll.models import Generator, products
 
 CPU = torch.device("cpu")
 TINY: dict[str, dict[str, Any]] = {
@@ -59,6 +59,21 @@ def test_replayed_convolutions_cost_what_the_pass_spends_on_convolutions(name: s
         calls = record_convolutions(lambda: generator(*inputs))
     counted = count_multiply_adds(config(name), 64, 25)
     assert roof_multiply_adds(calls) == 2 * counted.convolutions > 0
+
+
+def test_products_that_are_computed_as_convolutions_are_no_part_of_the_roof(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    generator = fresh_generator(config("igll"))
+    inputs = make_inputs(generator, Case("igll", 64, 1, 25), CPU)
+    seen = []
+    with torch.no_grad():
+        for least in (2**62, 0):
+            monkeypatch.setattr(products, "_LEAST", least)
+            seen.append(record_convolutions(lambda: generator(*inputs)))
+            counted = multiply_adds(generator, 32, 64)
+    assert seen[0] == seen[1] and counted == count_multiply_adds(config("igll"), 64, 25)
+    assert roof_multiply_adds(seen[0]) == counted.convolutions
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models import attention as attention_file
+from igll.models import products
 from igll.models.attention import GlobalAttention
 
 CHANNELS, HEIGHT, WIDTH = 8, 6, 7
@@ -131,45 +133,90 @@ def test_equals_the_dense_equations_in_float64(heads: int, position: bool, keys:
     assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
-@pytest.mark.parametrize("keys", KEYS)
-def test_one_image_is_the_same_however_many_threads_share_it(keys: Keys, threads: int) -> None:
-    attention, before = module(keys=keys), torch.get_num_threads()
-    feature_BCHW = features().double().requires_grad_()
-    expected_BCHW = dense_attention(attention.double(), feature_BCHW, holes())
-    torch.set_num_threads(threads)
-    try:
-        filled = [
-            attention(feature_BCHW[image : image + 1], holes()[image : image + 1]) for image in range(6)
-        ]
-    finally:
-        torch.set_num_threads(before)
-    out_BCHW = torch.cat(filled)
-    assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-12)
-    weight_BCHW = torch.randn(out_BCHW.shape, generator=torch.Generator().manual_seed(3)).double()
-    found, wanted = (
-        torch.autograd.grad((o * weight_BCHW).sum(), feature_BCHW)[0] for o in (out_BCHW, expected_BCHW)
-    )
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
-
-
-def test_queries_are_dealt_out_where_threads_would_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One image's are, unless blocks of 256 go up anyway; of a batch's there are blocks enough."""
+@pytest.fixture
+def by_products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Makes every product worth a convolution, whatever runs the tests; lists the sizes of the scores."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_LEAST", 0)
     seen: list[tuple[int, ...]] = []
-    attend = F.scaled_dot_product_attention
+    softmax = Tensor.softmax
 
-    def listening(query: Tensor, key: Tensor, value: Tensor, **others: Any) -> Tensor:
-        seen.append(tuple(query.shape[:3]))
-        return attend(query, key, value, **others)
+    def listening(score: Tensor, dim: int) -> Tensor:
+        seen.append(tuple(score.shape))
+        return softmax(score, dim)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", listening)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    attention = module()
-    for rows, batch in ((16, 1), (13, 1), (13, 2)):
-        hole_B1HW = torch.zeros(batch, 1, 32, 32, dtype=torch.bool)
-        hole_B1HW[:, :, :rows] = True
-        attention(features(batch, 32, 32), hole_B1HW)
-    assert seen == [(1, 1, 512), (1, 2, 208), (2, 1, 416)]
+    monkeypatch.setattr(Tensor, "softmax", listening)
+    return seen
+
+
+@VARIANTS
+@torch.no_grad()
+def test_products_on_a_cpu_equal_the_dense_equations(
+    heads: int, position: bool, keys: Keys, by_products: list[tuple[int, ...]]
+) -> None:
+    attention = module(heads, position, keys)
+    filled = [attention(features()[image : image + 1], holes()[image : image + 1]) for image in range(6)]
+    assert bool(by_products) == (heads == 1), "several heads are left to the fused kernel"
+    expected_BCHW = dense_attention(copy.deepcopy(attention).double(), features().double(), holes())
+    assert torch.allclose(torch.cat(filled).double(), expected_BCHW, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("in_cache", "keys_at_once", "scores"),
+    [
+        (10**9, 4096, [(336, 1024)]),
+        (200 * 1024, 4096, [(176, 1024)] * 2),
+        (100 * 1024, 1024, [(96, 1024)] * 4),
+        (10**9, 1023, [(336, 512)] * 2),
+        (170 * 342, 400, [(176, 342), (176, 342), (176, 340)] * 2),
+        (1, 1000, [(16, 512)] * 42),
+    ],
+)
+@torch.no_grad()
+def test_queries_and_keys_go_a_part_at_a_time(
+    in_cache: int,
+    keys_at_once: int,
+    scores: list[tuple[int, int]],
+    by_products: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention_file, "IN_CACHE", in_cache)
+    monkeypatch.setattr(attention_file, "_KEYS_AT_ONCE", keys_at_once)
+    attention, feature_BCHW = module(), features(1, 32, 32)
+    hole_B1HW = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    hole_B1HW[..., 3:14, 1:31] = True
+    found = attention(feature_BCHW, hole_B1HW)
+    # What is left is the softmax over the parts.
+    assert [shape[1:] for shape in by_products if shape[2] > 16] == scores
+    expected = dense_attention(copy.deepcopy(attention).double(), feature_BCHW.double(), hole_B1HW)
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-3, 30.0, 1e4])
+@torch.no_grad()
+def test_parts_of_the_keys_count_by_what_their_scores_weigh(
+    size: float, by_products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly alike, apart, and so far apart that one key has it all: nothing over- or underflows."""
+    monkeypatch.setattr(attention_file, "_KEYS_AT_ONCE", 7)
+    attention, feature_BCHW = module(), features(1)
+    attention.query.weight *= size
+    found = attention(feature_BCHW, holes()[2:3])
+    expected = dense_attention(copy.deepcopy(attention).double(), feature_BCHW.double(), holes()[2:3])
+    # Scores are about as large as the queries, and are rounded.
+    assert by_products and torch.allclose(found.double(), expected, rtol=0, atol=1e-5 + 3e-7 * size)
+
+
+@torch.no_grad()
+def test_a_small_attention_is_left_to_the_fused_kernel(by_products: list[tuple[int, ...]]) -> None:
+    attention, (feature_BCHW, hole_B1HW) = module(), (features(1), holes()[4:5])
+    products._LEAST = 41 * CHANNELS * 42 + 1
+    attention(feature_BCHW, hole_B1HW)
+    assert not by_products
+    products._LEAST -= 1
+    attention(feature_BCHW, hole_B1HW)
+    assert by_products
 
 
 @pytest.mark.parametrize("keys", KEYS)

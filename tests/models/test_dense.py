@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igll.models import winograd
@@ -69,11 +70,19 @@ def test_the_hole_alone_is_filled_as_by_the_dense_form(settings: dict[str, Any],
         assert torch.allclose(out.double(), wanted, rtol=0, atol=1e-5), (stage, (out - wanted).abs().max())
 
 
-def test_at_the_published_size_the_short_way_of_convolving_is_taken_and_gives_the_same(
+def test_at_the_published_size_the_short_ways_are_taken_and_give_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = []
+    taken, multiplied, convolution = [], [], F.conv2d
+
+    def noting(image: Tensor, kernel: Tensor, *rest: Any, **others: Any) -> Tensor:
+        if kernel.shape[2:] == (1, 1):
+            multiplied.append((image.shape[2], len(kernel)))
+        return convolution(image, kernel, *rest, **others)
+
+    monkeypatch.setattr(F, "conv2d", noting)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(given[3]) or convolve(*given))
     torch.manual_seed(0)
     net = Generator().eval()
@@ -83,6 +92,10 @@ def test_at_the_published_size_the_short_way_of_convolving_is_taken_and_gives_th
     with torch.no_grad():
         found = net(image, mask, edge)
         assert Counter(taken) == {1: 14, 2: 2, 4: 2, 8: 2}
+        # 35 × 45 of 4,096 tokens ask all tokens, in two parts, then the 2,521 known ones. FFSM multiplies
+        # strips around the hole's tokens and beside them with those around the patches' centres.
+        assert multiplied[:6] == [(800, 4096), (800, 128)] * 2 + [(1584, 2521), (1584, 128)]
+        assert len(multiplied) == 8 and multiplied[6][0] > 35 * 45 < multiplied[7][0]
         expected = dense_form(net).double()(image.double(), mask.double(), edge.double())
     for out, wanted in zip(found, expected, strict=True):
         assert torch.allclose(out.double(), wanted, rtol=0, atol=1e-5)

@@ -1,0 +1,96 @@
+"""Products as convolutions: the same to rounding, and taken where they may be and pay."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from igll.models import products
+from igll.models.products import pays, plain_products, product
+
+LEFT, RIGHT = (1, 2048, 128), (1, 512, 128)  # 2²⁷ multiply-adds
+
+
+@pytest.fixture(autouse=True)
+def processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on which it pays, whatever runs the tests."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("left", ["whole", "rows of more", "columns of more", "turned"])
+@pytest.mark.parametrize("right", ["whole", "rows of more", "columns of more", "turned"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "channels"), [(70, 33, 24), (1, 5, 3), (16, 1, 1), (200, 64, 100)]
+)
+@torch.no_grad()
+def test_the_result_is_the_products_to_rounding(
+    rows: int, columns: int, channels: int, left: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_LEAST", 0)
+    convolved = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *given: convolved.append(1) or convolve(*given))
+
+    def laid(count: int, form: str, seed: int) -> torch.Tensor:
+        wide = noise(1, count + 5, channels + 7, seed=seed)
+        matrices = {
+            "whole": noise(1, count, channels, seed=seed),
+            "rows of more": wide[:, 3 : count + 3, :channels].contiguous()[:, :count],
+            "columns of more": wide[:, 2 : count + 2, 4 : channels + 4],
+            "turned": noise(1, channels, count, seed=seed).transpose(1, 2),
+        }
+        return matrices[form]
+
+    a, b = laid(rows, left, 1), laid(columns, right, 2)
+    found = product(a, b)
+    exact = a.double() @ b.double().transpose(1, 2)
+    # What rounding can do grows with what is added up, signs aside.
+    added = a.double().abs() @ b.double().abs().transpose(1, 2)
+    assert convolved == [1] and found.shape == (1, rows, columns) and found.is_contiguous()
+    assert ((found - exact).abs() <= channels**0.5 * torch.finfo(torch.float32).eps * added).all()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [nullcontext(), torch.enable_grad(), plain_products(), torch.autocast("cpu", torch.bfloat16)],
+    ids=["nothing", "gradients", "plain", "autocast"],
+)
+def test_it_is_left_where_it_may_not_be_taken(around: AbstractContextManager[Any]) -> None:
+    with torch.no_grad(), around:
+        assert pays(noise(*LEFT), noise(*RIGHT)) == isinstance(around, nullcontext)
+    with torch.no_grad():
+        assert pays(noise(*LEFT), noise(*RIGHT))
+
+
+@torch.no_grad()
+def test_it_is_left_where_it_costs_more() -> None:
+    left, right = noise(*LEFT), noise(*RIGHT)
+    assert pays(left, right[:, :256]) and not pays(left, right[:, :255])
+    assert not pays(left.expand(2, -1, -1), right.expand(2, -1, -1))
+    assert not pays(left.double(), right.double())
+    assert not pays(left.to("meta"), right.to("meta"))
+    both = product(left.expand(2, -1, -1), right.expand(2, -1, -1))
+    assert both.shape == (2, 2048, 512)
+    torch.testing.assert_close(both[1:], product(left, right))
+
+
+@pytest.mark.parametrize("unknown", ["DEFAULT", "SVE256"])
+@torch.no_grad()
+def test_it_is_left_on_processors_that_nobody_measured(unknown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: unknown)
+    assert not pays(noise(*LEFT), noise(*RIGHT))
+
+
+def test_what_is_traced_is_the_plain_product() -> None:
+    with torch.no_grad():
+        traced = torch.jit.trace(product, (noise(*LEFT), noise(*RIGHT)))
+        assert torch.equal(traced(noise(*LEFT), noise(*RIGHT)), noise(*LEFT) @ noise(*RIGHT).transpose(1, 2))
