@@ -98,6 +98,7 @@ class Nursery:
 
     def __init__(self, folder: Path) -> None:
         self._started: list[int] = []
+        self._runs = False
         self._files = {"out": str(folder / "out.txt"), "err": str(folder / "err.txt")}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _NURSERY, str(SCENES)],
@@ -106,10 +107,14 @@ class Nursery:
 
     def start(self, arguments: list[str], program: str = MAIN) -> int:
         """Start one, the leader of its own process group; its number."""
+        if self._runs:  # as a test failed that had started it, and the nursery waits for its end
+            kill(self._started[-1])
+            self.end()
         order = self._files | {"program": program, "arguments": arguments}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         self._started.append(int(self._process.stdout.readline()))
+        self._runs = True
         return self._started[-1]
 
     def end(self) -> tuple[int, str]:
@@ -118,6 +123,7 @@ class Nursery:
         patience.start()
         code = int(self._process.stdout.readline())
         patience.cancel()
+        self._runs = False
         return code, "".join(Path(file).read_text() for file in self._files.values())
 
     def run(self, arguments: list[str], program: str = MAIN) -> tuple[int, str]:
