@@ -160,13 +160,14 @@ class GlobalAttention(nn.Module):
 
     def _attend(self, projected: Projected) -> Tensor:
         """Scaled dot-product attention over the heads (equations 6–9)."""
-        sources = projected.sources
-        mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
-        if self.heads == 1 and mask is None and pays(projected.query_BMC, projected.key_BKC):
-            return _attend_by_products(*projected[:3])
+        rows, width = _part_of(projected)
+        if self.heads == 1 and pays(projected.query_BMC[:, :rows], projected.key_BKC[:, :width]):
+            return _attend_by_products(projected, rows, width)
         query, key, value = (
             self._by_head(tokens) for tokens in (projected.query_BMC, projected.key_BKC, projected.value_BKC)
         )
+        sources = projected.sources
+        mask = sources.valid_BM[:, None, None, :] if sources is not None and sources.ragged else None
         attended = fused_attention(query, key, value, mask)
         joined_BMC: Tensor = self.join(attended.transpose(1, 2).flatten(2))
         return joined_BMC
@@ -176,12 +177,18 @@ class GlobalAttention(nn.Module):
         return tokens_BMC.unflatten(2, (self.heads, self.head_channels)).transpose(1, 2)
 
 
-def _attend_by_products(query_1MC: Tensor, key_1KC: Tensor, value_1KC: Tensor) -> Tensor:
-    """Attention of one head in one image by products and softmax, some queries and keys at a time."""
-    queries, keys = query_1MC.shape[1], key_1KC.shape[1]
+def _part_of(projected: Projected) -> tuple[int, int]:
+    """How many queries and keys go through several products at a time, so that scores stay in the cache."""
+    queries, keys = projected.query_BMC.shape[1], max(1, projected.key_BKC.shape[1])
     width = -(-keys // -(-keys // _KEYS_AT_ONCE))
     rows = -(-queries // -(-queries * width // IN_CACHE))
-    rows += -rows % CACHE_LINE  # one shape for all, and few for all holes
+    return rows + -rows % CACHE_LINE, width  # of rows few numbers for all holes
+
+
+def _attend_by_products(projected: Projected, rows: int, width: int) -> Tensor:
+    """Attention of one head in one image by products and softmax, some queries and keys at a time."""
+    query_1MC, key_1KC, value_1KC, _ = projected  # one image's list of sources has no padding
+    queries = query_1MC.shape[1]
     query_1MC = F.pad(query_1MC / query_1MC.shape[2] ** 0.5, (0, 0, 0, -queries % rows))
     parts = [
         (key_1WC, value_1WC.transpose(1, 2).contiguous())

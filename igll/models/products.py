@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from igll.models.shortcuts import may_shorten, onednn_is_measured
 
 # oneDNN makes a kernel for every new shape, in about half a millisecond: smaller products do not earn it.
 _LEAST = 2**26
+_LEAST_VALUES = 20_481  # of smaller left matrices, and on one thread, torch keeps convolutions to itself
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -45,7 +47,7 @@ def product(left_BXC: Tensor, right_BYC: Tensor) -> Tensor:
     if not pays(left_BXC, right_BYC):
         return left_BXC @ right_BYC.transpose(1, 2)
     pixels_1CX1 = left_BXC.contiguous()[:, :, None].permute(0, 3, 1, 2)
-    product_1YX1 = F.conv2d(pixels_1CX1, right_BYC[0].contiguous()[..., None, None])
+    product_1YX1 = F.conv2d(pixels_1CX1, right_BYC[0, ..., None, None])
     return product_1YX1.permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -57,4 +59,5 @@ def pays(left_BXC: Tensor, right_BYC: Tensor) -> bool:
     """
     if not may_shorten(left_BXC) or _plain.get() or len(left_BXC) != 1 or not onednn_is_measured():
         return False
-    return left_BXC.numel() * right_BYC.shape[1] >= _LEAST
+    is_asked = left_BXC.numel() >= _LEAST_VALUES and torch.get_num_threads() > 1
+    return is_asked and left_BXC.numel() * right_BYC.shape[1] >= _LEAST

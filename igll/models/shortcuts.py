@@ -20,8 +20,10 @@ def may_shorten(input: Tensor) -> bool:
 
 
 def onednn_is_measured() -> bool:
-    """Whether convolutions go to oneDNN's kernels for AVX2 or AVX-512.
+    """Whether oneDNN may be asked, and has kernels for AVX2 or AVX-512.
 
     Whether others, on other processors, gain by being asked for something else is not known.
     """
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in _MEASURED
+    onednn = torch.backends.mkldnn
+    may_be_asked = onednn.is_available() and bool(onednn.enabled)
+    return may_be_asked and torch.backends.cpu.get_cpu_capability() in _MEASURED

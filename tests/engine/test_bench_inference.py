@@ -64,6 +64,8 @@ def test_replayed_convolutions_cost_what_the_pass_spends_on_convolutions(name: s
 def test_products_that_are_computed_as_convolutions_are_no_part_of_the_roof(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(products, "_LEAST_VALUES", 0)
     generator = fresh_generator(config("igll"))
     inputs = make_inputs(generator, Case("igll", 64, 1, 25), CPU)
     seen = []

@@ -138,7 +138,9 @@ def by_products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Makes every product worth a convolution, whatever runs the tests; lists the sizes of the scores."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(products, "_LEAST", 0)
+    monkeypatch.setattr(products, "_LEAST_VALUES", 0)
     seen: list[tuple[int, ...]] = []
     softmax = Tensor.softmax
 
@@ -209,14 +211,21 @@ def test_parts_of_the_keys_count_by_what_their_scores_weigh(
 
 
 @torch.no_grad()
-def test_a_small_attention_is_left_to_the_fused_kernel(by_products: list[tuple[int, ...]]) -> None:
+def test_attention_whose_parts_are_small_is_left_to_the_fused_kernel(
+    by_products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of 41 queries and 42 keys, or of 21 and 21 at a time."""
     attention, (feature_BCHW, hole_B1HW) = module(), (features(1), holes()[4:5])
-    products._LEAST = 41 * CHANNELS * 42 + 1
-    attention(feature_BCHW, hole_B1HW)
-    assert not by_products
-    products._LEAST -= 1
-    attention(feature_BCHW, hole_B1HW)
-    assert by_products
+    for width, rows in ((42, 41), (21, 32)):
+        monkeypatch.setattr(attention_file, "_KEYS_AT_ONCE", width)
+        monkeypatch.setattr(attention_file, "IN_CACHE", width * rows)
+        monkeypatch.setattr(products, "_LEAST", rows * CHANNELS * width + 1)
+        by_products.clear()
+        attention(feature_BCHW, hole_B1HW)
+        assert not by_products
+        monkeypatch.setattr(products, "_LEAST", rows * CHANNELS * width)
+        attention(feature_BCHW, hole_B1HW)
+        assert by_products
 
 
 @pytest.mark.parametrize("keys", KEYS)

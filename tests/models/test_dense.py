@@ -83,6 +83,7 @@ def test_at_the_published_size_the_short_ways_are_taken_and_give_the_same(
     monkeypatch.setattr(F, "conv2d", noting)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(winograd, "convolve", lambda *given: taken.append(given[3]) or convolve(*given))
     torch.manual_seed(0)
     net = Generator().eval()

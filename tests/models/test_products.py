@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from igll.models import products
 from igll.models.products import pays, plain_products, product
+from igll.models.shortcuts import onednn_is_measured
 
 LEFT, RIGHT = (1, 2048, 128), (1, 512, 128)  # 2²⁷ multiply-adds
 
@@ -20,6 +24,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """One on which it pays, whatever runs the tests."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -36,6 +41,7 @@ def test_the_result_is_the_products_to_rounding(
     rows: int, columns: int, channels: int, left: str, right: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_LEAST", 0)
+    monkeypatch.setattr(products, "_LEAST_VALUES", 0)
     convolved = []
     convolve = F.conv2d
     monkeypatch.setattr(F, "conv2d", lambda *given: convolved.append(1) or convolve(*given))
@@ -61,12 +67,12 @@ def test_the_result_is_the_products_to_rounding(
 
 @pytest.mark.parametrize(
     "around",
-    [nullcontext(), torch.enable_grad(), plain_products(), torch.autocast("cpu", torch.bfloat16)],
+    [nullcontext, torch.enable_grad, plain_products, partial(torch.autocast, "cpu", torch.bfloat16)],
     ids=["nothing", "gradients", "plain", "autocast"],
 )
-def test_it_is_left_where_it_may_not_be_taken(around: AbstractContextManager[Any]) -> None:
-    with torch.no_grad(), around:
-        assert pays(noise(*LEFT), noise(*RIGHT)) == isinstance(around, nullcontext)
+def test_it_is_left_where_it_may_not_be_taken(around: Callable[[], AbstractContextManager[Any]]) -> None:
+    with torch.no_grad(), around():
+        assert pays(noise(*LEFT), noise(*RIGHT)) == (around is nullcontext)
     with torch.no_grad():
         assert pays(noise(*LEFT), noise(*RIGHT))
 
@@ -88,6 +94,43 @@ def test_it_is_left_where_it_costs_more() -> None:
 def test_it_is_left_on_processors_that_nobody_measured(unknown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: unknown)
     assert not pays(noise(*LEFT), noise(*RIGHT))
+
+
+@torch.no_grad()
+def test_it_is_left_where_torch_would_not_ask_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = noise(*LEFT), noise(*RIGHT)
+    assert pays(left, right)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not pays(left, right)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
+    assert pays(left, right)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not pays(left, right)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not pays(left, right)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((1, 161, 128), (1, 4096, 128)), ((1, 6, 4096), (1, 2731, 4096))]
+)
+@torch.no_grad()
+def test_what_pays_is_computed_by_onednn(
+    left: tuple[int, ...], right: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    if not onednn_is_measured():
+        pytest.skip("torch has no oneDNN for this processor")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert pays(noise(*left), noise(*right)), "the smallest left matrix"
+        assert not pays(noise(*left)[:, 1:], noise(*right))
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            product(noise(*left), noise(*right))
+    finally:
+        torch.set_num_threads(threads)
+    assert "aten::mkldnn_convolution" in {event.key for event in profiler.key_averages()}
 
 
 def test_what_is_traced_is_the_plain_product() -> None:
