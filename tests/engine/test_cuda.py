@@ -12,6 +12,7 @@ import torch
 import igll
 from igll.engine.evaluate import evaluate
 from igll.engine.train import train
+from igll.models.attention import GlobalAttention
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
@@ -30,3 +31,20 @@ def test_train_resume_evaluate_and_fill(small, tmp_path: Path, amp: bool):
     hole[10:30, 5:40] = True
     filled = igll.load(checkpoint, device="cuda").inpaint(image, hole)
     assert (filled[~hole] == image[~hole]).all()
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("amp", [True, False])
+def test_no_matrix_of_all_scores_is_held(heads: int, amp: bool):
+    attention = GlobalAttention(128, heads=heads).cuda()
+    feature = torch.randn(1, 128, 128, 128, device="cuda").to(memory_format=torch.channels_last)
+    hole = torch.zeros(1, 1, 128, 128, dtype=torch.bool)
+    hole[..., 32:96, 32:96] = True
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=amp):
+        attention(feature, hole)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        attention(feature, hole)
+    added = torch.cuda.max_memory_allocated() - before
+    assert added < 64 * 64 * 128 * 128 * 2  # what scores of one head take in 16 bits: 134 MB
