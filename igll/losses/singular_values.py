@@ -104,8 +104,8 @@ def leading_singular_values(matrix_NMK: Tensor, k: int) -> Tensor:
     fixed, whose gradient u_i v_iᵀ is that of the singular value. No term divides by a gap
     between singular values, so gradients are finite for constant, empty and low-rank matrices alike.
 
-    Everything is made of batched products, Cholesky factors and triangular solves: no matrix waits for
-    another, and the host never waits for the device.
+    On a GPU everything is made of batched products, Cholesky factors and triangular solves: no matrix waits
+    for another, and the host never waits for the device. On a CPU one small matrix for each goes to LAPACK.
 
     Args:
         matrix_NMK: N matrices of M rows and K columns. float64 is kept, anything else computed in float32,
@@ -152,8 +152,9 @@ def _vectors(matrix_NMK: Tensor, k: int) -> tuple[Tensor, Tensor]:
         # Two products at a time lose the small values of nearly constant images.
         basis_NKw = _orthonormal(gram_NKK @ basis_NKw)
     small_Nww = basis_NKw.mT @ (gram_NKK @ basis_NKw)
-    # torch.linalg.eigh would have the host wait for a GPU, to see whether it converged.
-    values_Nw, rotation_Nww = rotate_to_diagonal(small_Nww)
+    # On a GPU, eigh would have the host wait to see whether it converged.
+    eigen = torch.linalg.eigh if small_Nww.device.type == "cpu" else rotate_to_diagonal
+    values_Nw, rotation_Nww = eigen(small_Nww)
     leading_Nk = values_Nw.topk(k, dim=1).indices
     rotation_Nwk = rotation_Nww.gather(2, leading_Nk[:, None].expand(-1, rotation_Nww.shape[1], -1))
     right_NKk = basis_NKw @ rotation_Nwk

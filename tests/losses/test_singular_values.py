@@ -12,6 +12,13 @@ from igll.losses import SingularValueLoss, leading_singular_values
 from igll.losses.singular_values import rotate_to_diagonal
 
 
+@pytest.fixture(params=["cpu", "cuda"], autouse=True)
+def way(request, monkeypatch) -> None:
+    """Each test twice: as on a CPU, and by the rotations that stand for eigh on a GPU."""
+    if request.param == "cuda":
+        monkeypatch.setattr(torch.linalg, "eigh", rotate_to_diagonal)
+
+
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
