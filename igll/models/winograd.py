@@ -24,8 +24,9 @@ _LEAST_CHANNELS, _LEAST_PIXELS = 128, 2_048
 _LEAST_SPAN = 8  # rows for each of the dilation: of fewer, plain convolutions skip much of the padding
 _PIECE = 8_192  # pixels at a time: their combinations stay in a processor's cache
 
-# For the points 0, 1, -1, 2, -2 and infinity; the last combination of rows is a quarter of the usual one.
-_KERNELS_63 = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 96]])
+# For the points 0, 1, -1, 2, -2 and infinity; of the usual combinations of rows the third and the fifth are
+# taken with the other sign, and a quarter of the last.
+_KERNELS_63 = torch.tensor([[6, 0, 0], [-4, -4, -4], [4, -4, 4], [1, 2, 4], [-1, 2, -4], [0, 0, 96]])
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -125,21 +126,22 @@ def convolve(input_BCHW: Tensor, kernel_XC13: Tensor, bias_O: Tensor, dilation: 
 def _combined_rows(row_BT4DWC: Tensor, first: int, last: int) -> Tensor:
     """Six combinations, side by side as groups of channels, of some tiles' rows and those around: Bᵀd."""
     d1, d2, d3, d4 = row_BT4DWC[:, first:last].unbind(2)
-    before, after = row_BT4DWC[:, first:last].tensor_split(2, 2)
     combined_BTDW6C = d1.new_empty(*d1.shape[:-1], 6, d1.shape[-1])
     v0, v1, v2, v3, v4, v5 = combined_BTDW6C.unbind(-2)
-    odd, even = torch.sub(after, before, alpha=4).unbind(2)
-    torch.add(even, odd, out=v1)
-    torch.sub(even, odd, out=v2)
-    odd, even = torch.sub(after, before).unbind(2)
-    torch.add(even, odd, alpha=2, out=v3)
-    torch.sub(even, odd, alpha=2, out=v4)
     # The row above a tile is the last one of the tile before; beyond the first and the last tile are zeros.
     second, before_last = max(first, 1), min(last, row_BT4DWC.shape[1] - 1)
     torch.sub(d4, d2, alpha=5, out=v0)
     v0[:, second - first :].add_(row_BT4DWC[:, second - 1 : last - 1, 3], alpha=4)
     torch.sub(d1, d3, alpha=1.25, out=v5)
     v5[:, : before_last - first].add_(row_BT4DWC[:, first + 1 : before_last + 1, 0], alpha=0.25)
+    # Sums, then differences of the same two in the place of one of them: less goes through memory.
+    torch.sub(d3, d1, alpha=4, out=v1)
+    torch.sub(d4, d2, alpha=4, out=v2)
+    torch.sub(v1.add_(v2), v2, alpha=2, out=v2)
+    torch.sub(d3, d1, out=v3)
+    torch.sub(d4, d2, out=v4)
+    torch.add(v4, v3, alpha=2, out=v3)
+    torch.sub(v3, v4, alpha=2, out=v4)
     return combined_BTDW6C.flatten(-2)
 
 
@@ -152,12 +154,12 @@ def combined_kernels(weight_OC33: Tensor) -> Tensor:
 
 
 def _put_rows(product_BTDW6O: Tensor, result_BT4DWO: Tensor) -> None:
-    """The four rows of each tile from its six products: Aᵀm."""
+    """The four rows of each tile from its six products, whose memory is used up: Aᵀm."""
     y0, y1, y2, y3 = result_BT4DWO.unbind(2)
-    pairs = product_BTDW6O[..., 1:5:2, :], product_BTDW6O[..., 2:5:2, :]
-    near, far = torch.add(*pairs).unbind(4)
-    torch.add(near, product_BTDW6O[..., 0, :], out=y0).add_(far)
+    m0, m1, m2, m3, m4, m5 = product_BTDW6O.unbind(-2)
+    near, far = m1.add_(m2), m3.add_(m4)
+    torch.add(m0, near, out=y0).add_(far)
     torch.add(near, far, alpha=4, out=y2)
-    near, far = torch.sub(*pairs).unbind(4)
+    near, far = torch.sub(m1, m2, alpha=2, out=m2), torch.sub(m3, m4, alpha=2, out=m4)
     torch.add(near, far, alpha=2, out=y1)
-    torch.add(near, far, alpha=8, out=y3).add_(product_BTDW6O[..., 5, :])
+    torch.add(near, far, alpha=8, out=y3).add_(m5)
