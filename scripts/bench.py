@@ -4,7 +4,7 @@ and every metric of an evaluation.
 Usage: python scripts/bench.py --out runs/bench [--models igll dmfn] [--device cuda] [--compare OLD.json]
 
 Writes bench.json (unrounded), bench.md and bench.png; with --compare also bench_comparison.json and .md.
-Ctrl-C writes what was measured so far and leaves. docs/performance.md says what each column means.
+Ctrl-C writes what was measured so far and leaves. docs/benchmark.md says what each column means.
 """
 
 from __future__ import annotations
