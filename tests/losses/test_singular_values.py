@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from igll.errors import InputError
-from igll.losses import SingularValueLoss, leading_singular_values
+from igll.losses import SingularValueLoss, leading_singular_values, singular_values
 from igll.losses.singular_values import rotate_to_diagonal
 
 
@@ -143,6 +144,15 @@ def test_values_and_gradient_in_float64(rows: int, columns: int) -> None:
         )
         expected = (ahead - behind).sum() / (2 * step)
         assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_no_device_but_a_cpu_waits_for_lapack(monkeypatch) -> None:
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    # "meta" stands for a GPU; there is no autocast on it that could be turned off.
+    monkeypatch.setattr(singular_values, "full_precision", nullcontext)
+    assert leading_singular_values(torch.empty(2, 40, 64, device="meta"), 4).shape == (2, 4)
+    with pytest.raises(TypeError):
+        leading_singular_values(torch.zeros(2, 40, 64), 4)
 
 
 def test_flat_spectra_are_the_hard_case() -> None:
