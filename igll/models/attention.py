@@ -79,7 +79,7 @@ class GlobalAttention(nn.Module):
         if self.position_row is None or self.position_column is None:
             return None
         row_HC, column_WC = (
-            F.interpolate(learned_CN[None], size=side, mode="linear", align_corners=False)[0].T
+            F.interpolate(learned_CN[None], size=side, mode="linear", align_corners=False)[0].T.contiguous()
             for learned_CN, side in ((self.position_row, height), (self.position_column, width))
         )
         return (row_HC[:, None] + column_WC).flatten(0, 1)
