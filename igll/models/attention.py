@@ -13,8 +13,8 @@ from igll.models.hole_layout import HoleLayout
 from igll.models.products import pays, product
 from igll.models.tokens import CACHE_LINE, Packed, to_feature, to_tokens
 
-# By products. For each part oneDNN arranges keys and values anew.
-_SCORES_AT_ONCE, _KEYS_AT_ONCE = 8 * 1024 * 1024, 4_096
+IN_CACHE = 4 * 1024 * 1024  # scores that go through several steps together, on a CPU: 16 MiB of 32 of cache
+_KEYS_AT_ONCE = 4_096  # by products
 
 
 class Projected(NamedTuple):
@@ -178,10 +178,10 @@ class GlobalAttention(nn.Module):
 
 
 def _part_of(projected: Projected) -> tuple[int, int]:
-    """How many queries and keys go through two products and a softmax at a time."""
+    """How many queries and keys go through several products at a time, so that scores stay in the cache."""
     queries, keys = projected.query_BMC.shape[1], max(1, projected.key_BKC.shape[1])
     width = -(-keys // -(-keys // _KEYS_AT_ONCE))
-    rows = -(-queries // -(-queries * width // _SCORES_AT_ONCE))
+    rows = -(-queries // -(-queries * width // IN_CACHE))
     return rows + -rows % CACHE_LINE, width  # of rows few numbers for all holes
 
 

@@ -11,14 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from igll.models.attention import GlobalAttention, one_token
+from igll.models.attention import IN_CACHE, GlobalAttention, one_token
 from igll.models.hole_layout import OFFSETS, HoleLayout, framed
 from igll.models.products import product
 from igll.models.strips import diagonal_sum, gather_strips, parts, sum_rows
 from igll.models.tokens import take_rows, to_feature, to_tokens
 
 SCORE_BUDGET = 128 * 1024 * 1024  # entries of a matrix of scores held at once when no gradient is needed
-_IN_CACHE = 4 * 1024 * 1024  # those that go through several steps together, on a CPU: 16 MiB of 32 of cache
 
 
 class ChannelGate(nn.Module):
@@ -331,7 +330,7 @@ def _at_once(tensor: Tensor) -> int:
         return sys.maxsize
     if torch.compiler.is_compiling():  # for which every part is more to compile
         return SCORE_BUDGET
-    return _IN_CACHE if tensor.device.type == "cpu" else SCORE_BUDGET // 4
+    return IN_CACHE if tensor.device.type == "cpu" else SCORE_BUDGET // 4
 
 
 def _tile(batch: int, rows: int, columns: int, most: int) -> tuple[int, int]:

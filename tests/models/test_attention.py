@@ -165,7 +165,7 @@ def test_products_on_a_cpu_equal_the_dense_equations(
 
 
 @pytest.mark.parametrize(
-    ("at_once", "keys_at_once", "scores"),
+    ("in_cache", "keys_at_once", "scores"),
     [
         (10**9, 4096, [(336, 1024)]),
         (200 * 1024, 4096, [(176, 1024)] * 2),
@@ -177,13 +177,13 @@ def test_products_on_a_cpu_equal_the_dense_equations(
 )
 @torch.no_grad()
 def test_queries_and_keys_go_a_part_at_a_time(
-    at_once: int,
+    in_cache: int,
     keys_at_once: int,
     scores: list[tuple[int, int]],
     by_products: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention_file, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention_file, "IN_CACHE", in_cache)
     monkeypatch.setattr(attention_file, "_KEYS_AT_ONCE", keys_at_once)
     attention, feature_BCHW = module(), features(1, 32, 32)
     hole_B1HW = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
@@ -218,7 +218,7 @@ def test_attention_whose_parts_are_small_is_left_to_the_fused_kernel(
     attention, (feature_BCHW, hole_B1HW) = module(), (features(1), holes()[4:5])
     for width, rows in ((42, 41), (21, 32)):
         monkeypatch.setattr(attention_file, "_KEYS_AT_ONCE", width)
-        monkeypatch.setattr(attention_file, "_SCORES_AT_ONCE", width * rows)
+        monkeypatch.setattr(attention_file, "IN_CACHE", width * rows)
         monkeypatch.setattr(products, "_LEAST", rows * CHANNELS * width + 1)
         by_products.clear()
         attention(feature_BCHW, hole_B1HW)

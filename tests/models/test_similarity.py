@@ -197,7 +197,7 @@ def test_chunks_give_the_same_and_hold_the_budget(
     assert len(diagonals) == 2 and min(diagonals) > 5000
     diagonals.clear()
     monkeypatch.setattr(similarity, "SCORE_BUDGET", budget)
-    monkeypatch.setattr(similarity, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(similarity, "IN_CACHE", in_cache)
     with torch.no_grad(), LargestScore() as chunked:
         out_BCHW = ffsm(feature_BCHW, hole_B1HW)
     assert torch.allclose(out_BCHW, expected_BCHW, rtol=0, atol=1e-6)
@@ -231,7 +231,7 @@ def test_one_matrix_of_scores_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ffsm, "_shares", watched)
     monkeypatch.setattr(ffsm, "_score", counting)
     monkeypatch.setattr(similarity, "SCORE_BUDGET", 700)
-    monkeypatch.setattr(similarity, "_IN_CACHE", 1)
+    monkeypatch.setattr(similarity, "IN_CACHE", 1)
     with torch.no_grad():
         ffsm(features(4), holes()[:4])
     assert len(alive) > 2 and alive == [0] + [1] * (len(alive) - 1)
@@ -249,7 +249,7 @@ def test_parts_are_added_up_precisely(monkeypatch: pytest.MonkeyPatch, dtype: to
     with torch.no_grad():
         expected_BCHW = ffsm(feature_BCHW, hole_B1HW)
         for in_cache in (10**9, 1):
-            monkeypatch.setattr(similarity, "_IN_CACHE", in_cache)
+            monkeypatch.setattr(similarity, "IN_CACHE", in_cache)
             out_BCHW = copy.deepcopy(ffsm).to(dtype)(feature_BCHW.to(dtype), hole_B1HW)
             errors.append((out_BCHW - expected_BCHW)[hole_B1HW.expand_as(out_BCHW)].abs().mean().item())
     assert errors[1] < max(1.2 * errors[0], 1e-14)
