@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from igll.models.activations import ELU
 from igll.models.hole_layout import HoleLayout
+from igll.models.kept import Kept
+from igll.models.shortcuts import may_shorten
 from igll.models.winograd import Conv2d
 
 STRIDE_HALVINGS = 2
@@ -48,21 +50,25 @@ class EnlargingConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
+        self._transposed = Kept()
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, out_channels, 2 · H, 2 · W)."""
-        return F.conv_transpose2d(input, self.transposed_kernel(), self.bias, stride=2, padding=1)
+        make = transposed_kernel
+        kernel = self._transposed.of(self.weight, make) if may_shorten(input) else make(self.weight)
+        return F.conv_transpose2d(input, kernel, self.bias, stride=2, padding=1)
 
-    def transposed_kernel(self) -> Tensor:
-        """The kernel (in, out, 4, 4), channels last in memory.
 
-        Along an axis a small pixel reaches four large ones, by the weights w₂, w₁ + w₂, w₀ + w₁ and w₀.
-        """
-        kernel = self.weight.transpose(0, 1)
-        for axis in (2, 3):
-            first, second, third = kernel.unbind(axis)
-            kernel = torch.stack([third, second + third, first + second, first], axis)
-        return kernel.contiguous(memory_format=torch.channels_last)
+def transposed_kernel(weight_OC33: Tensor) -> Tensor:
+    """The kernel (in, out, 4, 4) of an :class:`EnlargingConv2d`, channels last in memory.
+
+    Along an axis a small pixel reaches four large ones, by the weights w₂, w₁ + w₂, w₀ + w₁ and w₀.
+    """
+    kernel = weight_OC33.transpose(0, 1)
+    for axis in (2, 3):
+        first, second, third = kernel.unbind(axis)
+        kernel = torch.stack([third, second + third, first + second, first], axis)
+    return kernel.contiguous(memory_format=torch.channels_last)
 
 
 class FeatureBranch(nn.Sequential):

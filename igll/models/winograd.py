@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igll.models.kept import Kept
 from igll.models.shortcuts import may_shorten, onednn_is_measured
 
 # Of fewer the additions take longer than what is saved.
@@ -48,23 +49,16 @@ class Conv2d(nn.Conv2d):
     still the same: three times their memory.
     """
 
-    _weight: Tensor | None = None
-    _kernel: Tensor | None = None
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._combined = Kept()
 
     def forward(self, input: Tensor) -> Tensor:
         """As of :class:`torch.nn.Conv2d`."""
         if self.bias is not None and pays(self, input):
-            return convolve(input, self._combined_kernel(), self.bias, self.dilation[0])
+            kernel_XC13 = self._combined.of(self.weight, combined_kernels)
+            return convolve(input, kernel_XC13, self.bias, self.dilation[0])
         return super().forward(input)
-
-    def _combined_kernel(self) -> Tensor:
-        if self._kernel is None or self._weight is None or not torch.equal(self._weight, self.weight):
-            self._weight, self._kernel = self.weight.detach().clone(), combined_kernels(self.weight)
-        return self._kernel
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what can be made again."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_weight", "_kernel")}
 
 
 def pays(layer: nn.Conv2d, input_BCHW: Tensor) -> bool:

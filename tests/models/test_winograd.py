@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -132,40 +131,3 @@ def test_what_is_traced_is_the_plain_convolution() -> None:
         assert torch.equal(
             traced(noise(*LARGE)), F.conv2d(noise(*LARGE), layer.weight, layer.bias, padding=1)
         )
-
-
-@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "another tensor", "loaded"])
-def test_kept_kernels_are_those_of_the_weights_as_they_are(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-    monkeypatch.setattr(
-        winograd, "combined_kernels", lambda weight: made.append(1) or combined_kernels(weight)
-    )
-    layer, image = Conv2d(128, 128, 3, padding=1), noise(*LARGE)
-    with torch.inference_mode():
-        layer(image), layer(image)
-    assert made == [1]
-    with torch.no_grad():
-        if change == "in place":
-            layer.weight[5, 6, 1, 1] += 1
-        elif change == "behind autograd's back":
-            layer.weight.data[5, 6, 1, 1] += 1
-        elif change == "another tensor":
-            layer.weight = nn.Parameter(layer.weight * 2)
-        else:
-            layer.load_state_dict({"weight": layer.weight / 2, "bias": noise(128)})
-        found = layer(image)
-        with plain_convolutions():
-            torch.testing.assert_close(found, layer(image), rtol=0, atol=5e-5)
-    assert made == [1, 1]
-
-
-def test_a_copy_of_a_layer_holds_its_weights_alone() -> None:
-    layer = Conv2d(128, 128, 3, padding=1)
-    with torch.no_grad():
-        found = layer(noise(*LARGE))
-        other = copy.deepcopy(layer)
-        assert "_kernel" in vars(layer) and "_kernel" not in vars(other)
-        assert layer.state_dict().keys() == {"weight", "bias"}
-        assert torch.equal(other(noise(*LARGE)), found)
