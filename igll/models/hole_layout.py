@@ -8,12 +8,14 @@ that is given its layout waits for nothing, unless it fills by example.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import EllipsisType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from igll.models.shortcuts import may_shorten
 from igll.models.tokens import CACHE_LINE, Packed, pack, put_rows, take_rows, to_device, to_feature, to_tokens
 from igll.models.uncompiled import uncompiled
 
@@ -30,25 +32,42 @@ class Window(NamedTuple):
         index_BM: The tokens in it, row-major.
         height: Its rows.
         width: Its columns.
+        corner: Row and column of its first token, if they are the same in every image; else None.
     """
 
     index_BM: Tensor
     height: int
     width: int
+    corner: tuple[int, int] | None
 
     def crop(self, feature_BCHW: Tensor) -> Tensor:
-        """Cut the window out of a feature map."""
+        """Cut the window out of a feature map; without gradient it may be a view of it."""
+        if place := self._place(feature_BCHW, 1):
+            return feature_BCHW[place]
         return to_feature(take_rows(to_tokens(feature_BCHW), self.index_BM), self.height, self.width)
 
     def crop_pixels(self, image_BCHW: Tensor, cell: int) -> Tensor:
-        """Cut the window out of an image of ``cell`` × ``cell`` pixels per token."""
+        """As :meth:`crop`, out of an image of ``cell`` × ``cell`` pixels per token."""
+        if place := self._place(image_BCHW, cell):
+            return image_BCHW[place]
         pixels_BNC, index_BM = self._pixels(image_BCHW, cell)
         return to_feature(take_rows(pixels_BNC, index_BM), cell * self.height, cell * self.width)
 
     def put_pixels(self, image_BCHW: Tensor, part_BCHW: Tensor, cell: int) -> Tensor:
         """The image with the window replaced by what :meth:`crop_pixels` would cut out of it."""
+        if place := self._place(image_BCHW, cell):
+            image_BCHW = image_BCHW.clone(memory_format=torch.channels_last)
+            image_BCHW[place] = part_BCHW
+            return image_BCHW
         pixels_BNC, index_BM = self._pixels(image_BCHW, cell)
         return to_feature(put_rows(pixels_BNC, index_BM, to_tokens(part_BCHW)), *image_BCHW.shape[-2:])
+
+    def _place(self, image_BCHW: Tensor, cell: int) -> tuple[EllipsisType, slice, slice] | None:
+        """The window as a part of memory, if it is one and nothing is traced that would hold for it alone."""
+        if self.corner is None or not may_shorten(image_BCHW):
+            return None
+        top, left = (cell * start for start in self.corner)
+        return ..., slice(top, top + cell * self.height), slice(left, left + cell * self.width)
 
     def _pixels(self, image_BCHW: Tensor, cell: int) -> tuple[Tensor, Tensor]:
         """An image's pixels as rows of memory, and which of them the window holds, row-major."""
@@ -109,7 +128,8 @@ class Foreground(NamedTuple):
         is_neighbour_BMO = is_neighbour_BMO & holes.valid_BM[..., None]
         own_BM1 = slot_BMO[..., middle : middle + 1].clamp_min(0)
         column_BMT = slot_BMO[..., 1::3]
-        first_BMO = torch.where(is_neighbour_BMO, slot_BMO, tokens.index_BM.shape[1])
+        # With the other sign: of 64-bit integers torch finds the largest many times as fast as the least.
+        first_BMO = torch.where(is_neighbour_BMO, -slot_BMO, -tokens.index_BM.shape[1])
         last_BMO = torch.where(is_neighbour_BMO, slot_BMO, -1)
         return cls(
             tokens,
@@ -119,8 +139,8 @@ class Foreground(NamedTuple):
             is_neighbour_BMO,
             column_BMT.clamp_min(0),
             column_BMT >= 0,
-            torch.stack([first_BMO[..., middle].amin(0), last_BMO[..., middle].amax(0)]),
-            torch.stack([first_BMO.amin((0, 2)), last_BMO.amax((0, 2))]),
+            torch.stack([-first_BMO[..., middle].amax(0), last_BMO[..., middle].amax(0)]),
+            torch.stack([-first_BMO.amax((0, 2)), last_BMO.amax((0, 2))]),
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Foreground:
@@ -263,15 +283,16 @@ def _halvings(hole_B1HW: Tensor) -> int:
 def _window(hole_B1HW: Tensor, margin: int) -> Window | None:
     """The smallest window that takes in every image's hole and its margin, as far as the grid goes."""
     rows, columns = (_extents(hole_B1HW[:, 0].any(axis), margin) for axis in (2, 1))
-    size = [int((ends - starts).max()) for starts, ends in (rows, columns)]
+    height, width = (int((ends - starts).max()) for starts, ends in (rows, columns))
     grid = hole_B1HW.shape[-2:]
-    if size[0] * size[1] > _NEARLY_ALL * grid[0] * grid[1]:
+    if height * width > _NEARLY_ALL * grid[0] * grid[1]:
         return None
     row_BH, column_BW = (
         torch.minimum(starts, torch.tensor(side - length))[:, None] + torch.arange(length)
-        for (starts, _), side, length in zip((rows, columns), grid, size, strict=True)
+        for (starts, _), side, length in zip((rows, columns), grid, (height, width), strict=True)
     )
-    return Window((row_BH[:, :, None] * grid[1] + column_BW[:, None]).flatten(1), *size)
+    corner = (int(row_BH[0, 0]), int(column_BW[0, 0])) if len(hole_B1HW) == 1 else None
+    return Window((row_BH[:, :, None] * grid[1] + column_BW[:, None]).flatten(1), height, width, corner)
 
 
 def _within(part: Window, whole: Window, columns: int) -> Window:
@@ -280,7 +301,10 @@ def _within(part: Window, whole: Window, columns: int) -> Window:
         of_grid(part.index_BM, columns) - of_grid(whole.index_BM[:, :1], columns)
         for of_grid in (torch.floor_divide, torch.remainder)
     )
-    return part._replace(index_BM=row_BM * whole.width + column_BM)
+    corner = None
+    if part.corner is not None and whole.corner is not None:
+        corner = part.corner[0] - whole.corner[0], part.corner[1] - whole.corner[1]
+    return part._replace(index_BM=row_BM * whole.width + column_BM, corner=corner)
 
 
 def _extents(taken_BX: Tensor, margin: int) -> tuple[Tensor, Tensor]:

@@ -144,6 +144,47 @@ def test_what_is_cut_out_is_put_back() -> None:
     assert torch.equal(window.crop_pixels(changed_BCHW, 4), part_BCHW + 1)
 
 
+@pytest.mark.parametrize("sample", [0, 1, 2, 4])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_without_gradient_a_window_that_images_share_is_cut_out_without_copying(
+    sample: int, batch: int
+) -> None:
+    layout = HoleLayout.of(holes()[sample : sample + 1].expand(batch, -1, -1, -1), (2, 1))
+    feature_BCHW, image_BCHW = (
+        torch.randn(batch, 2, HEIGHT, WIDTH),
+        torch.randn(batch, 3, 4 * HEIGHT, 4 * WIDTH),
+    )
+    given_BCHW = image_BCHW.clone()
+
+    def parts() -> list[Tensor]:
+        assert layout.window is not None and layout.canvas is not None and layout.canvas_in_window is not None
+        window_BCHW = layout.window.crop(feature_BCHW)
+        part_BCHW = layout.canvas.crop_pixels(image_BCHW, 4)
+        put_BCHW = layout.canvas.put_pixels(image_BCHW, part_BCHW + 1, 4)
+        return [window_BCHW, part_BCHW, layout.canvas_in_window.crop(window_BCHW), put_BCHW]
+
+    copied = parts()
+    with torch.no_grad():
+        found = parts()
+    for part, expected in zip(found, copied, strict=True):
+        assert torch.equal(part, expected)
+    memory = [tensor.untyped_storage().data_ptr() for tensor in (feature_BCHW, image_BCHW)]
+    for part, place in zip(found, [memory[0], memory[1], memory[0]], strict=False):
+        assert part.untyped_storage().data_ptr() == place
+    for part in (*copied, found[-1]):
+        assert part.untyped_storage().data_ptr() not in memory
+    assert torch.equal(image_BCHW, given_BCHW)
+
+
+def test_images_with_holes_in_different_places_share_no_window() -> None:
+    layout = HoleLayout.of(holes(), (2, 1))
+    assert layout.window is not None and layout.window.corner is None
+    feature_BCHW = torch.randn(5, 2, HEIGHT, WIDTH)
+    copied = layout.window.crop(feature_BCHW)
+    with torch.no_grad():
+        assert torch.equal(layout.window.crop(feature_BCHW), copied)
+
+
 def test_the_margins_are_as_wide_as_they_have_to_be() -> None:
     """Some pixel of the hole depends on a token as far away as the margin, and on none beyond."""
     torch.manual_seed(0)
