@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -31,6 +32,15 @@ class Projected(NamedTuple):
     key_BKC: Tensor
     value_BKC: Tensor
     sources: Packed | None
+
+    def of_each_image(self) -> Iterator[Projected]:
+        """One image after the other, without the padding of its list of sources."""
+        of_images = zip(self.query_BMC.split(1), self.key_BKC.split(1), self.value_BKC.split(1), strict=True)
+        for number, (query_1MC, key_1KC, value_1KC) in enumerate(of_images):
+            keys = key_1KC.shape[1]
+            if self.sources is not None and self.sources.ragged:
+                keys = int(self.sources.valid_BM[number].sum())
+            yield Projected(query_1MC, key_1KC[:, :keys], value_1KC[:, :keys], None)
 
 
 class GlobalAttention(nn.Module):
@@ -162,7 +172,8 @@ class GlobalAttention(nn.Module):
         """Scaled dot-product attention over the heads (equations 6–9)."""
         rows, width = _part_of(projected)
         if self.heads == 1 and pays(projected.query_BMC[:, :rows], projected.key_BKC[:, :width]):
-            return _attend_by_products(projected, rows, width)
+            images = [_attend_by_products(image) for image in projected.of_each_image()]
+            return images[0] if len(images) == 1 else torch.cat(images)
         query, key, value = (
             self._by_head(tokens) for tokens in (projected.query_BMC, projected.key_BKC, projected.value_BKC)
         )
@@ -185,10 +196,10 @@ def _part_of(projected: Projected) -> tuple[int, int]:
     return rows + -rows % CACHE_LINE, width  # of rows few numbers for all holes
 
 
-def _attend_by_products(projected: Projected, rows: int, width: int) -> Tensor:
+def _attend_by_products(image: Projected) -> Tensor:
     """Attention of one head in one image by products and softmax, some queries and keys at a time."""
-    query_1MC, key_1KC, value_1KC, _ = projected  # one image's list of sources has no padding
-    queries = query_1MC.shape[1]
+    query_1MC, key_1KC, value_1KC, _ = image
+    queries, (rows, width) = query_1MC.shape[1], _part_of(image)
     query_1MC = F.pad(query_1MC / query_1MC.shape[2] ** 0.5, (0, 0, 0, -queries % rows))
     parts = [
         (key_1WC, value_1WC.transpose(1, 2).contiguous())

@@ -46,18 +46,21 @@ def product(left_BXC: Tensor, right_BYC: Tensor) -> Tensor:
     """
     if not pays(left_BXC, right_BYC):
         return left_BXC @ right_BYC.transpose(1, 2)
-    pixels_1CX1 = left_BXC.contiguous()[:, :, None].permute(0, 3, 1, 2)
-    product_1YX1 = F.conv2d(pixels_1CX1, right_BYC[0, ..., None, None])
-    return product_1YX1.permute(0, 2, 3, 1).flatten(1, 2)
+    # One image after the other: there is no convolution of a batch with as many matrices.
+    products = [_convolved(*both) for both in zip(left_BXC.split(1), right_BYC.split(1), strict=True)]
+    return products[0] if len(products) == 1 else torch.cat(products)
 
 
 def pays(left_BXC: Tensor, right_BYC: Tensor) -> bool:
-    """Whether a product may and should be computed as a convolution.
-
-    It should for one image alone, which is how commands fill them on a CPU: there is no convolution of a
-    batch with as many matrices.
-    """
-    if not may_shorten(left_BXC) or _plain.get() or len(left_BXC) != 1 or not onednn_is_measured():
+    """Whether products may and should be computed as convolutions, one for each image."""
+    if not may_shorten(left_BXC) or _plain.get() or not len(left_BXC) or not onednn_is_measured():
         return False
-    is_asked = left_BXC.numel() >= _LEAST_VALUES and torch.get_num_threads() > 1
-    return is_asked and left_BXC.numel() * right_BYC.shape[1] >= _LEAST
+    values = left_BXC[0].numel()
+    is_asked = values >= _LEAST_VALUES and torch.get_num_threads() > 1
+    return is_asked and values * right_BYC.shape[1] >= _LEAST
+
+
+def _convolved(left_1XC: Tensor, right_1YC: Tensor) -> Tensor:
+    pixels_1CX1 = left_1XC.contiguous()[:, :, None].permute(0, 3, 1, 2)
+    product_1YX1 = F.conv2d(pixels_1CX1, right_1YC[0, ..., None, None])
+    return product_1YX1.permute(0, 2, 3, 1).flatten(1, 2)

@@ -162,6 +162,8 @@ def test_products_on_a_cpu_equal_the_dense_equations(
     assert bool(by_products) == (heads == 1), "several heads are left to the fused kernel"
     expected_BCHW = dense_attention(copy.deepcopy(attention).double(), features().double(), holes())
     assert torch.allclose(torch.cat(filled).double(), expected_BCHW, rtol=0, atol=1e-5)
+    together_BCHW = attention(features(), holes())
+    assert torch.allclose(together_BCHW.double(), expected_BCHW, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,17 @@ def test_it_is_left_where_it_may_not_be_taken(around: Callable[[], AbstractConte
 def test_it_is_left_where_it_costs_more() -> None:
     left, right = noise(*LEFT), noise(*RIGHT)
     assert pays(left, right[:, :256]) and not pays(left, right[:, :255])
-    assert not pays(left.expand(2, -1, -1), right.expand(2, -1, -1))
+    assert not pays(left[:0], right[:0]) and product(left[:0], right[:0]).shape == (0, 2048, 512)
     assert not pays(left.double(), right.double())
     assert not pays(left.to("meta"), right.to("meta"))
-    both = product(left.expand(2, -1, -1), right.expand(2, -1, -1))
-    assert both.shape == (2, 2048, 512)
-    torch.testing.assert_close(both[1:], product(left, right))
+
+
+@torch.no_grad()
+def test_every_image_of_a_batch_has_a_convolution_of_its_own() -> None:
+    left, right = noise(3, *LEFT[1:]), noise(3, *RIGHT[1:], seed=1)
+    assert pays(left, right) and not pays(left[:, ::2], right[:, ::2]), "as each image would alone"
+    alone = [product(left[image : image + 1], right[image : image + 1]) for image in range(3)]
+    assert torch.equal(product(left, right), torch.cat(alone))
 
 
 @pytest.mark.parametrize("unknown", ["DEFAULT", "SVE256"])
