@@ -41,15 +41,15 @@ class Window(NamedTuple):
     corner: tuple[int, int] | None
 
     def crop(self, feature_BCHW: Tensor) -> Tensor:
-        """Cut the window out of a feature map; without gradient it may be a view of it."""
+        """Cut the window out of a feature map, which need not be kept for it."""
         if place := self._place(feature_BCHW, 1):
-            return feature_BCHW[place]
+            return feature_BCHW[place].clone(memory_format=torch.channels_last)
         return to_feature(take_rows(to_tokens(feature_BCHW), self.index_BM), self.height, self.width)
 
     def crop_pixels(self, image_BCHW: Tensor, cell: int) -> Tensor:
         """As :meth:`crop`, out of an image of ``cell`` × ``cell`` pixels per token."""
         if place := self._place(image_BCHW, cell):
-            return image_BCHW[place]
+            return image_BCHW[place].clone(memory_format=torch.channels_last)
         pixels_BNC, index_BM = self._pixels(image_BCHW, cell)
         return to_feature(take_rows(pixels_BNC, index_BM), cell * self.height, cell * self.width)
 
